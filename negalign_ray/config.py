@@ -1,0 +1,254 @@
+"""Every setting of a run: frozen, typed, explained beside the field. Paper values unless marked [choice] (ours).
+
+The user sets two batch numbers, `learners.groups_per_step` (prompts per optimizer step, all ranks together) and
+`learners.micro_batch_tokens` (memory bound of one forward/backward); everything else about batches is derived.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+Dtype = Literal["auto", "bfloat16", "float32"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class RunConfig(Section):
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    dir: Path = Path("runs")  # the run lives in <dir>/<name>
+    seed: NonNegativeInt = 0
+    overwrite: bool = False  # False: a run directory that already holds results is refused
+
+
+class ModelConfig(Section):
+    path: str = "smollm2-135m-instruct"  # a folder, a hub name, or a packaged model
+    dtype: Dtype = "auto"  # auto = bfloat16 where the hardware multiplies it natively, else float32
+    chat_template: Path | None = None  # a jinja file that replaces the tokenizer's own template
+
+
+class DataConfig(Section):
+    path: str = "quickstart"  # JSONL, Parquet or CSV file, a `datasets` folder or hub name, or "quickstart"
+    format: Literal[
+        "auto", "negatives", "pairs", "hh_transcripts", "unpaired", "pku_saferlhf"
+    ] = "auto"
+    split: str = "train"  # of a `datasets` folder or hub name
+    behaviour_column: str = "behaviour"
+    max_prompt_tokens: PositiveInt = 256
+    max_response_tokens: PositiveInt = 128
+    on_bad_row: Literal["refuse", "skip"] = "refuse"
+    limit: PositiveInt | None = None  # use only the first rows (after the seeded shuffle)
+    heldout_frac: Fraction = 0.15  # share of prompts never trained on, split by prompt
+    heldout_path: str | None = None  # a file of its own for held-out rows instead
+    benign_path: str | None = None  # {prompt, response} rows for refusals and perplexity; None = the packaged set
+
+
+class D2OConfig(Section):
+    """Distributional Dispreference Optimization (arXiv 2403.03419, Eq. 3)."""
+
+    name: Literal["d2o"] = "d2o"
+    alpha: NonNegativeFloat = 0.1  # a: weight of the negative term
+    beta: NonNegativeFloat = 0.1  # b: weight of the anchor (own samples) term
+
+
+class DPOConfig(Section):
+    name: Literal["dpo"] = "dpo"
+    beta: PositiveFloat = 0.1
+
+
+class NPOConfig(Section):
+    name: Literal["npo"] = "npo"
+    beta: PositiveFloat = 0.1
+
+
+class SFTConfig(Section):
+    name: Literal["sft"] = "sft"
+
+
+MethodConfig = Annotated[D2OConfig | DPOConfig | NPOConfig | SFTConfig, Field(discriminator="name")]
+
+
+class RewardGate(Section):
+    """Drops samples that a head finds harmful, so that anchors are non-negative. [choice]"""
+
+    head: str
+    max_score: float
+
+
+class SamplingConfig(Section):
+    """Which answers the policy is asked for, under which instructions, and how old they may be."""
+
+    num_samples: PositiveInt = 11  # K answers per prompt
+    instructions: str | None = "moral"  # "moral" = the 11 packaged ones, a YAML file, or null = the bare prompt
+    temperature: PositiveFloat = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: PositiveInt = 64
+    schedule: Literal["online", "interval"] = "online"
+    online_from_step: NonNegativeInt = 200  # T0: before it, samples come from the initial model [choice]
+    refresh_every: PositiveInt = 200  # `interval`: re-sample from the current policy every this many steps [choice]
+    staleness: NonNegativeInt = 0  # `online`: how many optimizer steps old a sample may be; 0 = strictly on-policy
+    min_samples: PositiveInt = 1  # a group left with fewer usable samples is dropped and re-ordered
+    max_attempts: PositiveInt = 3  # an order is re-issued this often before it counts as failed
+    buffer_groups: PositiveInt = 256  # bound on groups that wait or are being made
+    reward_gate: RewardGate | None = None
+
+
+class Resources(Section):
+    cpus: NonNegativeFloat = 1.0  # Ray resource per actor (may be fractional)
+    gpus: NonNegativeFloat = 0.0
+    threads: PositiveInt = 1  # compute threads; roles that alternate may each use every core
+
+
+class SamplersConfig(Resources):
+    num: PositiveInt = 1
+    engine: Literal["vllm", "transformers"] = "vllm"
+    tensor_parallel_size: PositiveInt = 1
+    gpu_memory_utilization: Fraction = 0.4
+    kv_cache_gib: PositiveFloat = 1.0  # CPU only
+    max_num_seqs: PositiveInt = 64
+    orders_per_call: PositiveInt | None = None  # None = a step's orders, split evenly over the samplers
+
+
+class HeadConfig(Section):
+    """One reward head. `direction` says what a high score means; toxicity is not safety, so name heads plainly."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    kind: Literal["hf_classifier", "sklearn", "python", "http"]
+    target: str  # model folder or hub name | packaged classifier or joblib path | module:function | URL
+    direction: Literal["harm", "help"] = "harm"
+    label: str | None = None  # hf_classifier: the class whose probability is the score (default: the last one)
+    input: Literal["response", "prompt_response"] = "response"
+    threshold: float = 0.5  # a score above it counts as a hit in rates
+    batch_size: PositiveInt = 32
+    deadline_s: PositiveFloat = 30.0  # one attempt
+    max_retries: NonNegativeInt = 3
+
+
+def _require_unique_heads(section, where: str):
+    names = [head.name for head in section.heads]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"{where}.heads: the name {repeated[0]!r} is used twice; give every head its own name.")
+    return section
+
+
+class ScorersConfig(Resources):
+    num: PositiveInt = 1
+    cpus: NonNegativeFloat = 0.1
+    heads: tuple[HeadConfig, ...] = ()
+    max_batch_wait_s: NonNegativeFloat = 0.01
+
+    @model_validator(mode="after")
+    def _names_are_unique(self):
+        return _require_unique_heads(self, "scorers")
+
+
+class ReferencesConfig(Resources):
+    num: PositiveInt = 1
+    cpus: NonNegativeFloat = 0.1
+    rpos: str | None = None  # the more helpful reference; None = the initial model
+    rneg: str | None = None  # the more harmful reference; None = the same model as rpos
+    micro_batch_tokens: PositiveInt = 4096
+    cache_size: NonNegativeInt = 100_000  # responses whose log-probs are remembered
+
+
+class LoRAConfig(Section):
+    r: PositiveInt = 16
+    alpha: PositiveFloat = 32.0
+    dropout: Fraction = 0.0
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+
+class LearnersConfig(Resources):
+    num: PositiveInt = 1
+    steps: PositiveInt = 300
+    groups_per_step: PositiveInt = 16  # batch number 1: prompts per optimizer step, all ranks together
+    micro_batch_tokens: PositiveInt = 2048  # batch number 2: tokens of one forward/backward on one rank
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    dtype: Dtype = "auto"  # compute type; master weights and optimizer are always float32
+    lr: PositiveFloat = 1e-5
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_frac: Fraction = 0.03
+    weight_decay: NonNegativeFloat = 0.0
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    max_grad_norm: PositiveFloat = 1.0
+    gradient_checkpointing: bool = False
+    logit_chunk_tokens: PositiveInt = 1024  # response positions whose logits exist at once
+    max_row_tokens: PositiveInt = 512  # responses of one prompt share a row (and its prompt) up to this length
+    lora: LoRAConfig | None = None
+    mismatch_every: NonNegativeInt = 10  # steps between sampler/learner log-prob comparisons; 0 = never
+
+
+class EvaluationConfig(Section):
+    """Harm, refusals and likelihoods before and after, by heads that training never saw."""
+
+    heads: tuple[HeadConfig, ...] = ()
+    num_prompts: PositiveInt = 64  # held-out prompts answered
+    num_benign: PositiveInt = 64
+    max_new_tokens: PositiveInt = 64
+    temperature: NonNegativeFloat = 0.0
+    bootstrap: PositiveInt = 2000  # resamples behind each 95 % interval
+    enabled: bool = True
+
+    @model_validator(mode="after")
+    def _names_are_unique(self):
+        return _require_unique_heads(self, "evaluation")
+
+
+class DeadlinesConfig(Section):
+    """Longest wait for each remote call, in seconds. A miss names the role and raises StallError."""
+
+    start_s: PositiveFloat = 300.0
+    sample_s: PositiveFloat = 600.0
+    score_s: PositiveFloat = 120.0
+    reference_s: PositiveFloat = 600.0
+    pull_s: PositiveFloat = 1800.0
+    weights_s: PositiveFloat = 120.0
+
+
+class Config(Section):
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    method: MethodConfig = D2OConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    samplers: SamplersConfig = SamplersConfig()
+    scorers: ScorersConfig = ScorersConfig()
+    references: ReferencesConfig = ReferencesConfig()
+    learners: LearnersConfig = LearnersConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    deadlines: DeadlinesConfig = DeadlinesConfig()
+
+    @property
+    def run_dir(self) -> Path:
+        return self.run.dir / self.run.name
+
+    @model_validator(mode="after")
+    def _sections_agree(self):
+        sampling, learners = self.sampling, self.learners
+        if learners.groups_per_step < learners.num:
+            raise ValueError(
+                f"learners.groups_per_step={learners.groups_per_step} gives some of the {learners.num} ranks nothing "
+                f"to do; set learners.groups_per_step>={learners.num} or learners.num={learners.groups_per_step}."
+            )
+        if sampling.buffer_groups < learners.groups_per_step:
+            raise ValueError(
+                f"sampling.buffer_groups={sampling.buffer_groups} cannot hold one step of "
+                f"learners.groups_per_step={learners.groups_per_step}; raise it to at least that."
+            )
+        if sampling.min_samples > sampling.num_samples:
+            raise ValueError(
+                f"sampling.min_samples={sampling.min_samples} exceeds sampling.num_samples={sampling.num_samples}."
+            )
+        heads = [head.name for head in self.scorers.heads]
+        if sampling.reward_gate and sampling.reward_gate.head not in heads:
+            raise ValueError(
+                f"sampling.reward_gate.head={sampling.reward_gate.head!r} is not one of scorers.heads {heads}."
+            )
+        return self

@@ -1,0 +1,65 @@
+"""Every error a user can meet. Each message names the setting or line, the value seen, and what to do next."""
+
+
+class NegalignError(Exception):
+    """Base of all typed errors; the CLI prints its message without a traceback and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class ConfigError(NegalignError):
+    """A setting is unknown, of the wrong type, or contradicts another one. Raised before anything is started."""
+
+    exit_code = 2
+
+
+class DataError(NegalignError):
+    """A data file cannot be read as any supported format, or has broken rows; the message lists lines."""
+
+    exit_code = 3
+
+
+class ModelError(NegalignError):
+    """A model is missing, needs remote code, is not in safetensors, or has a head we do not compute exactly."""
+
+    exit_code = 4
+
+
+class PlacementError(NegalignError):
+    """The cluster cannot hold a role; the message names the missing resource bundle."""
+
+    exit_code = 5
+
+
+class RoleError(NegalignError):
+    """A remote role failed. The message starts with role, rank and weight version, e.g. `sampler[1] v12: ...`."""
+
+    exit_code = 6
+
+    def __init__(self, message: str, *, role: str, rank: int = 0, weight_version: int | None = None):
+        self.role, self.rank, self.weight_version, self.reason = role, rank, weight_version, message
+        version = "" if weight_version is None else f" v{weight_version}"
+        super().__init__(f"{role}[{rank}]{version}: {message}")
+
+    def __reduce__(self):  # keyword-only arguments do not survive the default exception pickling
+        return _rebuild_role_error, (type(self), self.reason, self.role, self.rank, self.weight_version)
+
+
+def _rebuild_role_error(cls, message, role, rank, weight_version):
+    return cls(message, role=role, rank=rank, weight_version=weight_version)
+
+
+class ScoreError(RoleError):
+    """A reward head failed for good (after its retries). The groups it was scoring are dropped and counted."""
+
+
+class WeightUpdateError(RoleError):
+    """A sampler's loaded weights do not have the checksum that the learner announced, or the update timed out."""
+
+
+class StallError(RoleError):
+    """A remote call missed its deadline; the message says which call, for how long, and the setting that bounds it."""
+
+
+class NonFiniteError(RoleError):
+    """A loss or gradient norm is NaN or infinite; the message lists the ids of the groups in the batch."""

@@ -1,0 +1,132 @@
+"""The plain records that travel between the roles. No torch, no Ray: they pickle small and print readably.
+
+    Prompt --(conductor)--> Order --(sampler)--> Group --(scorer)--> Group --(reference)--> Group --(learner)
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+TokenIds = tuple[int, ...]
+
+
+class Role(StrEnum):
+    """Where a response comes from. Methods pick what they need by role."""
+
+    NEGATIVE = "negative"  # human-annotated: the model must not say this
+    POSITIVE = "positive"  # human-annotated: a good answer
+    SAMPLE = "sample"  # written by the policy itself
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One answer y to a prompt x.
+
+    `token_ids` holds the response tokens only, end-of-turn token included when the answer ended by itself.
+    `sampler_logprobs` are natural logs per token under the *sampling* prompt `context_ids` at temperature 1
+    (None for human text). `ref_logprobs` maps "rpos" / "rneg" to the summed log-prob under the *bare* prompt.
+    """
+
+    role: Role
+    token_ids: TokenIds
+    text: str
+    instruction: str | None = None  # id of the instruction it was sampled under; None = bare prompt or human text
+    context_ids: TokenIds | None = None  # prompt tokens it was sampled under
+    weight_version: int | None = None  # learner version that wrote it; None for human text
+    finish_reason: str | None = None  # "stop" | "length"; None for human text
+    sampler_logprobs: tuple[float, ...] | None = None
+    rewards: Mapping[str, float] = field(default_factory=dict)  # head name -> raw score
+    ref_logprobs: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt x with its human responses, tokenised under the model's chat template without any instruction."""
+
+    prompt_id: int
+    text: str  # last user turn (the whole conversation when there are several turns)
+    messages: tuple[tuple[str, str], ...]  # (role, content) pairs as given to the chat template
+    token_ids: TokenIds
+    responses: tuple[Response, ...]  # roles NEGATIVE and POSITIVE
+    behaviour: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """One answer wanted: the tokens to continue and the seed to draw with."""
+
+    context_ids: TokenIds
+    seed: int
+    instruction: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSpec:
+    """How to sample; one spec serves a whole call."""
+
+    max_new_tokens: int
+    temperature: float = 1.0  # 0 = greedy
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What an engine returns for one request: token ids (end-of-turn included when finished by it) and log-probs."""
+
+    token_ids: TokenIds
+    logprobs: tuple[float, ...]
+    finish_reason: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One prompt and the answers wanted for it. Every order ends exactly once: trained, dropped or failed."""
+
+    order_id: int
+    prompt: Prompt
+    requests: tuple[SampleRequest, ...]
+    attempt: int = 0  # how often it was re-issued after a drop or a failure
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One prompt with all its responses: what the learner trains on."""
+
+    order_id: int
+    prompt: Prompt
+    responses: tuple[Response, ...]
+
+    @property
+    def weight_version(self) -> int | None:
+        """Oldest version that wrote one of the samples; None when the group holds human text only."""
+        return min((r.weight_version for r in self.responses if r.weight_version is not None), default=None)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens a learner computes for this group: the prompt once, each response once."""
+        return len(self.prompt.token_ids) + sum(len(r.token_ids) for r in self.responses)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCard:
+    """What the conductor knows of a group whose payload stays in the object store."""
+
+    order_id: int
+    weight_version: int | None
+    num_tokens: int
+    num_samples: int
+    num_dropped_samples: int = 0  # empty, duplicate or gated
+    rewards: Mapping[str, float] = field(default_factory=dict)  # "head/role" -> mean over the group's responses
+    sample_lengths: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WeightReceipt:
+    """A sampler's confirmation, computed from its own loaded weights."""
+
+    rank: int
+    version: int
+    checksum: int
+    seconds: float
+    num_bytes: int

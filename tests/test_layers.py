@@ -1,0 +1,49 @@
+"""Imports in negalign_ray only go down: this test is the architecture diagram."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1] / "negalign_ray"
+
+LAYERS = [
+    {"errors"},
+    {"config", "records", "metrics"},  # 1: plain data, no torch
+    {"methods", "data", "models", "rewards"},  # 2: functions over tensors and text
+    {"engines", "loops", "evaluation"},  # 3: wrappers of heavy libraries; the two loops; measures
+    {"actors"},  # 4: Ray, and nothing but Ray
+    {"bench"},  # 5: measures the roles against their ceilings
+    {"cli"},  # 6: wires actors to the loops
+]
+RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
+LOWEST_LAYER = {"torch": 2, "transformers": 2}
+ONLY_IN = {"ray": {"actors", "bench", "cli"}, "vllm": {"engines", "bench"}, "deepspeed": {"engines"}}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every absolute module name `path` imports, lazy imports included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} uses a relative import; write the full name."
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_imports_only_go_down():
+    wrong: set[str] = set()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        unit = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if unit == "__init__":
+            continue
+        assert unit in RANK, f"{path}: add {unit!r} to LAYERS, in the lowest layer that works."
+        for name in imports_of(path):
+            root, _, rest = name.partition(".")
+            if root == "negalign_ray" and rest:
+                target = rest.split(".")[0]
+                if target != "__version__" and target != unit and RANK[target] >= RANK[unit]:
+                    wrong.add(f"{unit} (layer {RANK[unit]}) imports {target} (layer {RANK[target]}) in {path}")
+            elif RANK[unit] < LOWEST_LAYER.get(root, 0) or unit not in ONLY_IN.get(root, {unit}):
+                wrong.add(f"{unit} must not import {root}: {path}")
+    assert not wrong, "\n".join(sorted(wrong))
