@@ -118,8 +118,8 @@ class HeadConfig(Section):
     """One reward head. `direction` says what a high score means; toxicity is not safety, so name heads plainly."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    kind: Literal["hf_classifier", "sklearn", "python", "http"]
-    target: str  # model folder or hub name | packaged classifier or joblib path | module:function | URL
+    kind: Literal["hf_classifier", "sklearn", "linear", "python", "http"]
+    target: str  # model folder or hub name | "alt-profanity-check" or a joblib file | folder | module:function | URL
     direction: Literal["harm", "help"] = "harm"
     label: str | None = None  # hf_classifier: the class whose probability is the score (default: the last one)
     input: Literal["response", "prompt_response"] = "response"
@@ -127,6 +127,8 @@ class HeadConfig(Section):
     batch_size: PositiveInt = 32
     deadline_s: PositiveFloat = 30.0  # one attempt
     max_retries: NonNegativeInt = 3
+    allow_pickle: bool = False  # sklearn: a joblib file is a pickle, and loading one runs the code inside it; say
+    # true only for files you made or trust. A "linear" head (JSON and safetensors) never needs it.
 
 
 def _require_unique_heads(section, where: str):

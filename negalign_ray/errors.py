@@ -63,3 +63,7 @@ class StallError(RoleError):
 
 class NonFiniteError(RoleError):
     """A loss or gradient norm is NaN or infinite; the message lists the ids of the groups in the batch."""
+
+
+class MissingReferenceError(NegalignError, LookupError):
+    """A group reached a loss that compares with references, but a response has no reference log-prob."""

@@ -107,6 +107,21 @@ class Group:
         """Tokens a learner computes for this group: the prompt once, each response once."""
         return len(self.prompt.token_ids) + sum(len(r.token_ids) for r in self.responses)
 
+    @property
+    def samples(self) -> tuple[Response, ...]:
+        return tuple(r for r in self.responses if r.role is Role.SAMPLE)
+
+    def card(self) -> "GroupCard":
+        samples = self.samples
+        return GroupCard(
+            order_id=self.order_id,
+            weight_version=self.weight_version,
+            num_tokens=self.num_tokens,
+            sample_lengths=tuple(len(r.token_ids) for r in samples),
+            num_stopped=sum(r.finish_reason == "stop" for r in samples),
+            rewards=_mean_rewards(self.responses),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class GroupCard:
@@ -115,10 +130,21 @@ class GroupCard:
     order_id: int
     weight_version: int | None
     num_tokens: int
-    num_samples: int
-    num_dropped_samples: int = 0  # empty, duplicate or gated
-    rewards: Mapping[str, float] = field(default_factory=dict)  # "head/role" -> mean over the group's responses
-    sample_lengths: tuple[int, ...] = ()
+    sample_lengths: tuple[int, ...]
+    num_stopped: int  # samples that ended by themselves
+    rewards: Mapping[tuple[str, str], float]  # (head, role) -> mean over the group's responses of that role
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.sample_lengths)
+
+
+def _mean_rewards(responses: tuple[Response, ...]) -> dict[tuple[str, str], float]:
+    scores: dict[tuple[str, str], list[float]] = {}
+    for response in responses:
+        for head, score in response.rewards.items():
+            scores.setdefault((head, str(response.role)), []).append(score)
+    return {key: sum(values) / len(values) for key, values in scores.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,84 @@
+"""Starting or joining a Ray cluster, and refusing at once what it cannot hold."""
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from negalign_ray.actors.plan import Plan
+from negalign_ray.errors import PlacementError
+
+OBJECT_STORE_BYTES = 4 * 1024**3  # of a cluster started for one run; weights of two versions and the groups fit well
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What one role asks of the cluster."""
+
+    role: str
+    num: int
+    cpus: float
+    gpus: float
+    threads: int
+
+
+def placements(plan: Plan) -> list[Placement]:
+    config = plan.config
+    roles = [("sampler", config.samplers.num, config.samplers), ("learner", config.learners.num, config.learners)]
+    if config.scorers.heads:
+        roles.append(("scorer", config.scorers.num, config.scorers))
+    num_references = config.references.num * len(plan.reference_pools)
+    if num_references:
+        roles.append(("reference", num_references, config.references))
+    return [Placement(role, num, section.cpus, section.gpus, section.threads) for role, num, section in roles]
+
+
+@contextmanager
+def cluster(plan: Plan) -> Iterator[None]:
+    """Join the cluster of RAY_ADDRESS, or start one on this machine and stop it afterwards."""
+    if ray.is_initialized():
+        _require_room(plan)
+        yield
+        return
+    start_ray(plan.config.run_dir)
+    try:
+        _require_room(plan)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def start_ray(run_dir: Path) -> None:
+    """A local cluster is token-authenticated, keeps its dashboard on loopback, and logs to files only."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep GPU visibility for actors that ask for none
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+    else:
+        if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        ray.init(
+            **quiet, include_dashboard=True, dashboard_host="127.0.0.1", object_store_memory=OBJECT_STORE_BYTES
+        )
+    for name in ("ray", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _require_room(plan: Plan) -> None:
+    total = ray.cluster_resources()
+    for resource, attribute in (("CPU", "cpus"), ("GPU", "gpus")):
+        wanted = {p.role: p.num * getattr(p, attribute) for p in placements(plan)}
+        there = total.get(resource, 0.0)
+        if sum(wanted.values()) > there + 1e-9:
+            parts = ", ".join(f"{role}s {amount:g}" for role, amount in wanted.items() if amount)
+            raise PlacementError(
+                f"the run asks for {sum(wanted.values()):g} {resource} ({parts}) and the cluster has {there:g}; lower "
+                f"<role>.{attribute} or <role>.num, or add nodes. Roles that take turns may share: give each a fraction."
+            )

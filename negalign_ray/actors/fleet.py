@@ -1,0 +1,174 @@
+"""Samplers, scorers and references as Ray actors: the rollout loop's Fleet.
+
+Payloads pass from actor to actor by object reference. Each call returns a small head (cards, seconds, tokens), which
+the conductor reads, and one object per group, which it does not.
+"""
+
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+
+from negalign_ray.actors.plan import Plan
+from negalign_ray.actors.processes import actor_options, wait_until_ready, within
+from negalign_ray.actors.reference import Reference
+from negalign_ray.actors.sampler import Sampler
+from negalign_ray.actors.scorer import Scorer
+from negalign_ray.errors import RoleError, ScoreError
+from negalign_ray.loops.buffer import Handle
+from negalign_ray.loops.roles import StageResult
+from negalign_ray.records import Generation, Group, Order, SampleRequest, SamplingSpec, WeightReceipt
+
+log = logging.getLogger(__name__)
+ActorHandle = Any
+
+
+class Pool:
+    """Interchangeable actors of one role, used in turn."""
+
+    def __init__(self, role: str, make: Callable[[int], ActorHandle], num: int) -> None:
+        self.role, self.make = role, make
+        self.actors = [make(rank) for rank in range(num)]
+        self._turn = itertools.cycle(range(num))
+
+    def next_rank(self) -> int:
+        return next(self._turn)
+
+    def replace(self, rank: int) -> None:
+        ray.kill(self.actors[rank])
+        self.actors[rank] = self.make(rank)
+
+    def ready_calls(self) -> dict[str, Any]:
+        return {f"{self.role}-{rank}": actor.ready.remote() for rank, actor in enumerate(self.actors)}
+
+    def kill(self) -> None:
+        for actor in self.actors:
+            ray.kill(actor)
+
+
+class RayFleet:
+    def __init__(self, plan: Plan) -> None:
+        config = plan.config
+        self._config, self._deadlines = config, config.deadlines
+        self._samplers = Pool("sampler", lambda rank: _make_sampler(plan, rank), config.samplers.num)
+        self._scorers = Pool("scorer", lambda rank: _make_scorer(plan, rank), config.scorers.num if config.scorers.heads else 0)
+        self._references = [
+            Pool("reference", lambda rank, names=names: _make_reference(plan, names, rank), config.references.num)
+            for names in plan.reference_pools
+        ]
+        self.num_samplers = config.samplers.num
+        self._versions = [0] * self.num_samplers
+
+    def wait_until_ready(self) -> None:
+        calls: dict[str, Any] = {}
+        for pool in (self._samplers, self._scorers):
+            calls |= pool.ready_calls()
+        for number, pool in enumerate(self._references):
+            calls |= {f"reference{number}-{name.split('-')[1]}": call for name, call in pool.ready_calls().items()}
+        wait_until_ready(calls, deadline_s=self._deadlines.start_s)
+
+    def kill(self) -> None:
+        for pool in (self._samplers, self._scorers, *self._references):
+            pool.kill()
+
+    # -- Fleet -------------------------------------------------------------------------------------------------
+
+    async def sample(self, rank: int, orders: Sequence[Order]) -> StageResult:
+        head, *groups = self._samplers.actors[rank].sample.options(num_returns=len(orders) + 1).remote(orders)
+        return _as_result(await self._within("sample_s", head, "sampler", rank), groups)
+
+    async def hold(self, groups: Sequence[Group]) -> StageResult:
+        return StageResult(tuple(Handle(ray.put(group), group.card()) for group in groups), busy_s=0.0)
+
+    async def score(self, handles: Sequence[Handle]) -> StageResult:
+        """A scorer that died is replaced and asked once more; heads retry by themselves before they give up."""
+        rank = self._scorers.next_rank()
+        for attempt in range(2):
+            call = self._scorers.actors[rank].score.options(num_returns=len(handles) + 1)
+            head, *groups = call.remote(*(handle.ref for handle in handles))
+            try:
+                return _as_result(await self._within("score_s", head, "scorer", rank), groups)
+            except ScoreError:
+                raise
+            except RoleError as error:
+                self._scorers.replace(rank)
+                if attempt:
+                    raise ScoreError(error.reason, role="scorer", rank=rank) from error
+                log.warning("%s; replaced, asking again", error)
+        raise AssertionError("unreachable")
+
+    async def price(self, handles: Sequence[Handle]) -> StageResult:
+        """Each pool fills in its own references; with two models the groups pass through both."""
+        busy_s, num_tokens = 0.0, 0
+        for pool in self._references:
+            result = await self._price_in(pool, handles)
+            handles, busy_s, num_tokens = result.handles, busy_s + result.busy_s, num_tokens + result.num_tokens
+        return StageResult(tuple(handles), busy_s, num_tokens)
+
+    async def _price_in(self, pool: Pool, handles: Sequence[Handle]) -> StageResult:
+        rank = pool.next_rank()
+        for attempt in range(2):
+            call = pool.actors[rank].price.options(num_returns=len(handles) + 1)
+            head, *groups = call.remote(*(handle.ref for handle in handles))
+            try:
+                return _as_result(await self._within("reference_s", head, "reference", rank), groups)
+            except RoleError as error:
+                if attempt:
+                    raise
+                log.warning("%s; restarted, call repeated", error)
+                pool.replace(rank)
+        raise AssertionError("unreachable")
+
+    async def load_weights(self, rank: int, weights: Any, version: int) -> WeightReceipt:
+        call = self._samplers.actors[rank].load_weights.remote(weights)
+        receipt = await self._within("weights_s", call, "sampler", rank)
+        self._versions[rank] = version
+        return receipt
+
+    async def replace_sampler(self, rank: int, weights: Any, version: int) -> None:
+        self._samplers.replace(rank)
+        self._versions[rank] = 0
+        await self._within("start_s", self._samplers.actors[rank].ready.remote(), "sampler", rank)
+        if weights is not None:
+            await self.load_weights(rank, weights, version)
+
+    # -- evaluation --------------------------------------------------------------------------------------------
+
+    async def generate(self, rank: int, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Generation]:
+        call = self._samplers.actors[rank].generate.remote(requests, spec)
+        return await self._within("sample_s", call, "sampler", rank)
+
+    async def _within(self, setting: str, call: Any, role: str, rank: int) -> Any:
+        version = self._versions[rank] if role == "sampler" else None
+        deadline_s = getattr(self._deadlines, setting)
+        return await within(call, deadline_s=deadline_s, setting=setting, role=role, rank=rank, version=version)
+
+
+def _as_result(head: tuple, refs: Sequence[Any]) -> StageResult:
+    cards, busy_s, num_tokens = head
+    return StageResult(tuple(Handle(ref, card) for ref, card in zip(refs, cards, strict=True)), busy_s, num_tokens)
+
+
+def _make_sampler(plan: Plan, rank: int) -> ActorHandle:
+    config = plan.config
+    options = actor_options(config.samplers, name=f"{config.run.name}/sampler-{rank}")
+    return Sampler.options(**options).remote(
+        config, rank=rank, model_path=str(plan.model_path), dtype=plan.sampler_dtype, stop_ids=plan.stop_ids
+    )
+
+
+def _make_scorer(plan: Plan, rank: int) -> ActorHandle:
+    config = plan.config
+    options = actor_options(config.scorers, name=f"{config.run.name}/scorer-{rank}", max_concurrency=64)
+    return Scorer.options(**options).remote(config, heads=config.scorers.heads, rank=rank)
+
+
+def _make_reference(plan: Plan, names: tuple[str, ...], rank: int) -> ActorHandle:
+    config = plan.config
+    options = actor_options(config.references, name=f"{config.run.name}/reference-{names[0]}-{rank}")
+    path = plan.reference_pools[names]
+    return Reference.options(**options).remote(
+        config, names=names, rank=rank, model_path=str(path), dtype=plan.sampler_dtype
+    )

@@ -1,0 +1,98 @@
+"""What every Ray actor of a run shares: resources, threads, a log file of its own, and failures that say who failed."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from negalign_ray.config import Resources
+from negalign_ray.errors import NegalignError, RoleError, StallError
+
+
+def actor_options(resources: Resources, *, name: str, **more: Any) -> dict[str, Any]:
+    """Ray options for one actor. Thread counts go into the environment, since libraries read them at import."""
+    threads = str(resources.threads)
+    return {
+        "name": name,
+        "num_cpus": resources.cpus,
+        "num_gpus": resources.gpus,
+        "runtime_env": {"env_vars": thread_environment(threads)},
+        **more,
+    }
+
+
+def thread_environment(threads: str) -> dict[str, str]:
+    return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+
+
+def open_log(run_dir: Path, name: str) -> None:
+    """Send this process's output, library noise included, to <run>/logs/<name>.log."""
+    path = run_dir / "logs" / f"{name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+
+
+async def within(call: Awaitable, *, deadline_s: float, setting: str, role: str, rank: int, version: int | None) -> Any:
+    """Await a remote call; a missed deadline or any remote failure becomes a RoleError naming role, rank, version."""
+    try:
+        return await asyncio.wait_for(_as_coroutine(call), deadline_s)
+    except TimeoutError:
+        reason = f"no answer within deadlines.{setting}={deadline_s:g} s; raise it, or see this role's file in logs/"
+        raise StallError(reason, role=role, rank=rank, weight_version=version) from None
+    except RayError as error:
+        raise typed(error, role=role, rank=rank, version=version) from error
+
+
+async def _as_coroutine(call: Awaitable) -> Any:
+    return await call
+
+
+def typed(error: RayError, *, role: str, rank: int, version: int | None = None) -> NegalignError:
+    """The typed error behind a Ray error; anything else becomes a RoleError with the last line of its reason."""
+    if isinstance(error, RayTaskError) and isinstance(error.cause, NegalignError):
+        return error.cause
+    reason = repr(error.cause) if isinstance(error, RayTaskError) else str(error).strip().splitlines()[0]
+    return RoleError(f"{reason}; see this role's file in logs/", role=role, rank=rank, weight_version=version)
+
+
+def wait_until_ready(calls: dict[str, Any], *, deadline_s: float) -> list[Any]:
+    """Block until every actor answered its first call; says which ones did not, or failed, and what to do."""
+    names = {reference: name for name, reference in calls.items()}
+    pending = list(calls.values())
+    _, late = ray.wait(pending, num_returns=len(pending), timeout=deadline_s)
+    if late:
+        role, rank = split_name(names[late[0]])
+        waiting = ", ".join(sorted(names[reference] for reference in late))
+        free = {key: value for key, value in ray.available_resources().items() if key in ("CPU", "GPU")}
+        raise StallError(
+            f"not ready within deadlines.start_s={deadline_s:g} s (still waiting: {waiting}; free resources: {free}); "
+            "raise the deadline or lower the roles' cpus/gpus",
+            role=role,
+            rank=rank,
+        )
+    results = []
+    for name, reference in calls.items():
+        try:
+            results.append(ray.get(reference))
+        except RayError as error:
+            role, rank = split_name(name)
+            raise typed(error, role=role, rank=rank) from error
+    return results
+
+
+def split_name(name: str) -> tuple[str, int]:
+    """ "sampler-2" -> ("sampler", 2)"""
+    role, _, rank = name.rpartition("-")
+    return role, int(rank)

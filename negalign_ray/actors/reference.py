@@ -1,0 +1,69 @@
+"""The reference role: a frozen model that prices every response under the bare prompt, and remembers what it priced."""
+
+import time
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+
+import ray
+
+from negalign_ray.actors.processes import open_log
+from negalign_ray.config import Config
+from negalign_ray.engines.frozen import FrozenModel
+from negalign_ray.records import Group, Response, TokenIds
+
+
+@ray.remote
+class Reference:
+    """`names` says which references this model is: ("rpos", "rneg") when both are one model."""
+
+    def __init__(self, config: Config, *, names: tuple[str, ...], rank: int, model_path: str, dtype: str) -> None:
+        open_log(config.run_dir, f"reference-{names[0]}-{rank}")
+        self._names = names
+        self._model = FrozenModel(
+            Path(model_path),
+            dtype=dtype,
+            threads=config.references.threads,
+            micro_batch_tokens=config.references.micro_batch_tokens,
+            max_row_tokens=config.learners.max_row_tokens,
+        )
+        self._cache: OrderedDict[tuple[TokenIds, TokenIds], float] = OrderedDict()
+        self._cache_size = config.references.cache_size
+
+    def ready(self) -> bool:
+        return True
+
+    def price(self, *groups: Group) -> tuple:
+        """(cards, busy seconds, tokens computed) and then the groups with their reference log-probs."""
+        started = time.perf_counter()
+        unknown = [group for group in (self._unknown_part(group) for group in groups) if group is not None]
+        for group, logprobs in zip(unknown, self._model.response_logprobs(unknown), strict=True):
+            for response, logprob in zip(group.responses, logprobs, strict=True):
+                self._remember((group.prompt.token_ids, response.token_ids), logprob)
+        priced = [self._fill_in(group) for group in groups]
+        self._trim()
+        cards = [group.card() for group in priced]
+        return (cards, time.perf_counter() - started, sum(group.num_tokens for group in unknown)), *priced
+
+    def _unknown_part(self, group: Group) -> Group | None:
+        responses = tuple(
+            response
+            for response in group.responses
+            if (group.prompt.token_ids, response.token_ids) not in self._cache
+        )
+        return replace(group, responses=responses) if responses else None
+
+    def _fill_in(self, group: Group) -> Group:
+        return replace(group, responses=tuple(self._priced(group, response) for response in group.responses))
+
+    def _priced(self, group: Group, response: Response) -> Response:
+        logprob = self._cache[group.prompt.token_ids, response.token_ids]
+        return replace(response, ref_logprobs={**response.ref_logprobs, **dict.fromkeys(self._names, logprob)})
+
+    def _remember(self, key: tuple[TokenIds, TokenIds], logprob: float) -> None:
+        self._cache[key] = logprob
+        self._cache.move_to_end(key)
+
+    def _trim(self) -> None:
+        while len(self._cache) > self._cache_size:
+            self._cache.popitem(last=False)

@@ -1,0 +1,168 @@
+"""A whole run from the driver's side.
+
+    plan --> cluster --> conductor (samplers, scorers, references) --> learners --> model/
+                              |  before                        after  |
+                              +---------- evaluation ------------------+--> summary.json
+"""
+
+import json
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from negalign_ray.actors.cluster import cluster
+from negalign_ray.actors.conductor import Conductor, Status
+from negalign_ray.actors.evaluator import Evaluation
+from negalign_ray.actors.learner import make_trainer
+from negalign_ray.actors.plan import Plan, make_plan
+from negalign_ray.actors.processes import typed, wait_until_ready
+from negalign_ray.config import Config
+from negalign_ray.errors import ConfigError, NegalignError, RoleError
+from negalign_ray.settings import dump_config
+
+log = logging.getLogger(__name__)
+
+OnStatus = Callable[[str, Status | None], None]  # phase, what the conductor says
+
+
+def ignore_status(phase: str, status: Status | None) -> None:
+    """For callers that watch nothing."""
+
+
+def train(config: Config, *, on_status: OnStatus = ignore_status) -> dict[str, Any]:
+    """Align a model and return the summary that also stands in <run>/summary.json.
+
+    Everything that can be checked is checked before Ray starts. Ctrl-C ends the run after the step under way: the model
+    and the figures of what was learned so far are kept.
+    """
+    on_status("checking", None)
+    plan = make_plan(config)
+    create_run_dir(config)
+    started_s = time.perf_counter()
+    with cluster(plan):
+        summary = _Run(plan, on_status).execute()
+    summary["wall_s"] = time.perf_counter() - started_s
+    write_summary(config.run_dir, summary)
+    return summary
+
+
+def create_run_dir(config: Config) -> None:
+    run_dir = config.run_dir
+    if (run_dir / "metrics.jsonl").exists():
+        if not config.run.overwrite:
+            raise ConfigError(
+                f"run.name={config.run.name}: {run_dir} already holds a run; choose another name with "
+                "--set run.name=..., or delete it with --set run.overwrite=true."
+            )
+        _delete_results(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.yaml").write_text(dump_config(config))
+
+
+RESULTS = ("metrics.jsonl", "summary.json", "samples", "logs", "model", "ray_train", "tensorboard", "curves.png")
+
+
+def _delete_results(run_dir: Path) -> None:
+    """Only what a run writes; anything else in the folder stays."""
+    for name in RESULTS:
+        path = run_dir / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
+    temporary = run_dir / "summary.json.tmp"
+    temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    temporary.replace(run_dir / "summary.json")
+
+
+class _Run:
+    def __init__(self, plan: Plan, on_status: OnStatus) -> None:
+        self._plan, self._config, self._on_status = plan, plan.config, on_status
+        self._conductor: Any = None
+
+    def execute(self) -> dict[str, Any]:
+        self._on_status("starting", None)
+        self._conductor = Conductor.options(name=f"{self._config.run.name}/conductor").remote(self._plan)
+        try:
+            wait_until_ready({"conductor-0": self._conductor.ready.remote()}, deadline_s=self._config.deadlines.start_s)
+            return self._evaluate_train_evaluate()
+        finally:
+            outcomes = self._call("close")
+            log.info("orders: %s", outcomes)
+            ray.kill(self._conductor)
+
+    def _evaluate_train_evaluate(self) -> dict[str, Any]:
+        trainer = _Background(make_trainer(self._plan, self._conductor).fit)  # starts up while `before` is measured
+        evaluation = Evaluation(self._plan, self._generate) if self._config.evaluation.enabled else None
+        if evaluation:
+            self._on_status("evaluating before", None)
+            evaluation.before()
+        self._call("start")
+        self._watch(trainer)
+        status = self._status()
+        summary: dict[str, Any] = {"steps": status.step, "model": str(self._config.run_dir / "model")}
+        if evaluation:
+            self._on_status("evaluating after", status)
+            self._call("wait_for_version", status.step)
+            summary |= evaluation.after()
+        return summary
+
+    def _watch(self, trainer: "_Background") -> None:
+        """Until the learners are done. The first Ctrl-C asks them to stop after this step."""
+        while trainer.is_running:
+            try:
+                trainer.wait(0.5)
+                self._on_status("training", self._status())
+            except KeyboardInterrupt:
+                self._on_status("stopping", None)
+                self._call("stop")
+        status = self._status()
+        self._on_status("training", status)
+        if status.fatal is not None:
+            raise status.fatal
+        if trainer.error is not None:
+            raise RoleError(f"{trainer.error}; see logs/learner-*.log", role="learner") from trainer.error
+
+    def _generate(self, requests, spec):
+        return self._call("generate", requests, spec)
+
+    def _status(self) -> Status:
+        return self._call("status")
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        deadline_s = self._config.deadlines.sample_s + self._config.deadlines.start_s
+        try:
+            return ray.get(getattr(self._conductor, method).remote(*arguments), timeout=deadline_s)
+        except ray.exceptions.RayError as error:
+            raise typed(error, role="conductor", rank=0) from error
+
+
+class _Background:
+    """Runs a call in a thread, so that the main thread can watch it and receive Ctrl-C."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(call,), daemon=True, name="learners")
+        self._thread.start()
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
+    def wait(self, seconds: float) -> None:
+        self._thread.join(seconds)
+
+    def _run(self, call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except BaseException as error:
+            self.error = error

@@ -1,0 +1,120 @@
+"""The sampler role: a Ray actor around one generation engine. It turns orders into groups and takes new weights."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+
+from negalign_ray.actors.processes import open_log
+from negalign_ray.config import Config
+from negalign_ray.engines.protocols import GenerationEngine
+from negalign_ray.engines.weights import WeightBundle
+from negalign_ray.errors import WeightUpdateError
+from negalign_ray.records import (
+    Generation,
+    Group,
+    GroupCard,
+    Order,
+    Response,
+    Role,
+    SampleRequest,
+    SamplingSpec,
+    WeightReceipt,
+)
+
+
+@ray.remote
+class Sampler:
+    """Holds no state worth saving: the conductor can replace it at any time."""
+
+    def __init__(self, config: Config, *, rank: int, model_path: str, dtype: str, stop_ids: tuple[int, ...]) -> None:
+        open_log(config.run_dir, f"sampler-{rank}")
+        self._rank, self._version = rank, 0
+        self._spec = SamplingSpec(
+            max_new_tokens=config.sampling.max_new_tokens,
+            temperature=config.sampling.temperature,
+            top_p=config.sampling.top_p,
+        )
+        self._engine = build_engine(config, rank=rank, model_path=model_path, dtype=dtype, stop_ids=stop_ids)
+
+    def ready(self) -> int:
+        """Warms the engine up (the first call compiles and allocates) and returns the loaded weights' checksum."""
+        self._engine.generate([SampleRequest(context_ids=(1, 2, 3), seed=0)], SamplingSpec(max_new_tokens=2))
+        return self._engine.checksum()
+
+    def sample(self, orders: Sequence[Order]) -> tuple:
+        """(cards, busy seconds, tokens written) and then one group per order, each an object of its own."""
+        started = time.perf_counter()
+        requests = [request for order in orders for request in order.requests]
+        generations = iter(self._engine.generate(requests, self._spec))
+        groups = [
+            _as_group(order, [next(generations) for _ in order.requests], version=self._version) for order in orders
+        ]
+        cards: list[GroupCard] = [group.card() for group in groups]
+        num_tokens = sum(sum(card.sample_lengths) for card in cards)
+        return (cards, time.perf_counter() - started, num_tokens), *groups
+
+    def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Generation]:
+        """Free-form generation for evaluation, by the weights loaded now."""
+        return self._engine.generate(requests, spec)
+
+    def load_weights(self, bundle: WeightBundle) -> WeightReceipt:
+        started = time.perf_counter()
+        checksum = self._engine.load_weights(bundle)
+        if checksum != bundle.checksum:
+            raise WeightUpdateError(
+                f"loaded weights have checksum {checksum:016x}, the learner announced {bundle.checksum:016x} for "
+                f"version {bundle.version}",
+                role="sampler",
+                rank=self._rank,
+                weight_version=self._version,
+            )
+        self._version = bundle.version
+        seconds = time.perf_counter() - started
+        return WeightReceipt(self._rank, bundle.version, checksum, seconds, bundle.num_bytes)
+
+
+def build_engine(
+    config: Config, *, rank: int, model_path: str, dtype: str, stop_ids: tuple[int, ...]
+) -> GenerationEngine:
+    max_model_len = longest_context(config)
+    if config.samplers.engine == "vllm":
+        from negalign_ray.engines.vllm_engine import VllmEngine
+
+        return VllmEngine(
+            Path(model_path),
+            config=config.samplers,
+            dtype=dtype,
+            max_model_len=max_model_len,
+            seed=config.run.seed + rank,
+            stop_ids=stop_ids,
+        )
+    from negalign_ray.engines.transformers_engine import TransformersEngine
+
+    return TransformersEngine(Path(model_path), config=config.samplers, dtype=dtype, stop_ids=stop_ids)
+
+
+def longest_context(config: Config) -> int:
+    """Tokens of the longest sequence a sampler can meet: instruction, prompt and answer."""
+    instruction_tokens = 256
+    answer = max(config.sampling.max_new_tokens, config.evaluation.max_new_tokens)
+    return config.data.max_prompt_tokens + instruction_tokens + answer
+
+
+def _as_group(order: Order, generations: Sequence[Generation], *, version: int) -> Group:
+    """The human responses, then every distinct, non-empty sample (an empty or repeated one teaches nothing)."""
+    samples: dict[tuple[int, ...], Response] = {}
+    for request, generation in zip(order.requests, generations, strict=True):
+        if generation.text.strip() and generation.token_ids not in samples:
+            samples[generation.token_ids] = Response(
+                role=Role.SAMPLE,
+                token_ids=generation.token_ids,
+                text=generation.text,
+                instruction=request.instruction,
+                context_ids=request.context_ids,
+                weight_version=version,
+                finish_reason=generation.finish_reason,
+                sampler_logprobs=generation.logprobs,
+            )
+    return Group(order.order_id, order.prompt, (*order.prompt.responses, *samples.values()))

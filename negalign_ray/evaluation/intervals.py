@@ -1,0 +1,168 @@
+"""Percentile bootstrap intervals (Efron 1979) of means, ratios of sums, and paired before/after differences.
+
+Every figure is a ratio of sums over items, value = f(sum numerators / sum denominators): a mean has denominators 1, a per-token
+log-prob has the lengths, a perplexity has f = exp(-x). Items (prompts, answers) are resampled with replacement; before and
+after share each resample, so what the items have in common cancels in a paired difference.
+
+# Axes: N = items, B = resamples.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+LEVEL = 0.95
+MAX_COUNTS = 4_000_000  # entries of the [B, N] table of counts that exist at once
+Transform = Callable[[np.ndarray], np.ndarray]
+Values = Sequence[float] | np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure and its 95 % interval. `mean` is None without items; `low` and `high` are None with fewer than two."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    num: int  # items
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Per-item numerators and denominators of one figure, [N] float64 each."""
+
+    numerators: np.ndarray
+    denominators: np.ndarray
+
+    @classmethod
+    def of(cls, numerators: Values, denominators: Values | None = None) -> "Sums":
+        top = np.asarray(numerators, dtype=np.float64)
+        bottom = np.ones_like(top) if denominators is None else np.asarray(denominators, dtype=np.float64)
+        if top.ndim != 1 or top.shape != bottom.shape:
+            raise ValueError(f"numerators {top.shape} and denominators {bottom.shape} must be two equal vectors")
+        return cls(top, bottom)
+
+    def __len__(self) -> int:
+        return len(self.numerators)
+
+    def value(self, transform: Transform | None = None) -> float | None:
+        """None when there is nothing to divide by."""
+        total = math.fsum(self.denominators)
+        if total == 0:
+            return None
+        value = math.fsum(self.numerators) / total
+        return value if transform is None else float(transform(np.asarray(value)))
+
+    def resampled(self, counts_BN: np.ndarray, transform: Transform | None) -> np.ndarray:
+        """[B] values; NaN for a resample whose denominators sum to 0."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values_B = (counts_BN @ self.numerators) / (counts_BN @ self.denominators)
+        return values_B if transform is None else transform(values_B)
+
+
+def _counts(num_items: int, *, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each item is drawn in each resample, in blocks of bounded size. Same seed and size, same draws."""
+    rng = np.random.default_rng(seed)
+    block = max(1, MAX_COUNTS // num_items)
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        yield rng.multinomial(num_items, np.full(num_items, 1.0 / num_items), size=size).astype(np.float64)
+
+
+def _percentiles(values_B: np.ndarray, level: float) -> tuple[float, float] | tuple[None, None]:
+    finite = values_B[np.isfinite(values_B)]
+    if not len(finite):
+        return None, None
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(finite, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def sums_interval(
+    sums: Sums, *, transform: Transform | None = None, resamples: int = 2000, seed: int = 0, level: float = LEVEL
+) -> Interval:
+    """Interval of f(sum numerators / sum denominators)."""
+    num, value = len(sums), sums.value(transform)
+    if num < 2 or value is None:
+        return Interval(value, None, None, num)
+    blocks = [sums.resampled(counts, transform) for counts in _counts(num, resamples=resamples, seed=seed)]
+    return Interval(value, *_percentiles(np.concatenate(blocks), level), num)
+
+
+def _paired(
+    before: Sums,
+    after: Sums,
+    combine: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    *,
+    transform: Transform | None,
+    resamples: int,
+    seed: int,
+    level: float,
+) -> Interval:
+    num = len(before)
+    if num != len(after):
+        raise ValueError(f"paired figures need the same items on both sides; got {num} and {len(after)}")
+    first, second = before.value(transform), after.value(transform)
+    if first is None or second is None:
+        return Interval(None, None, None, num)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = float(combine(np.asarray(first), np.asarray(second)))
+    if not math.isfinite(value):
+        return Interval(None, None, None, num)
+    if num < 2:
+        return Interval(value, None, None, num)
+    blocks = []
+    for counts in _counts(num, resamples=resamples, seed=seed):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            blocks.append(combine(before.resampled(counts, transform), after.resampled(counts, transform)))
+    return Interval(value, *_percentiles(np.concatenate(blocks), level), num)
+
+
+def difference_interval(
+    before: Sums,
+    after: Sums,
+    *,
+    transform: Transform | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Interval:
+    """Interval of after - before; item i must be the same prompt on both sides."""
+    return _paired(before, after, lambda a, b: b - a, transform=transform, resamples=resamples, seed=seed, level=level)
+
+
+def ratio_interval(
+    before: Sums,
+    after: Sums,
+    *,
+    transform: Transform | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Interval:
+    """Interval of after / before; `mean` is None when before is 0."""
+    return _paired(before, after, lambda a, b: b / a, transform=transform, resamples=resamples, seed=seed, level=level)
+
+
+def mean_interval(values: Values, *, resamples: int = 2000, seed: int = 0, level: float = LEVEL) -> Interval:
+    """Interval of a mean."""
+    return sums_interval(Sums.of(values), resamples=resamples, seed=seed, level=level)
+
+
+def rate_interval(hits: Values, *, resamples: int = 2000, seed: int = 0, level: float = LEVEL) -> Interval:
+    """Interval of a share of 0/1 items.
+
+    Where all N items agree, every resample agrees too and the bootstrap would claim certainty; the exact binomial bound
+    (Clopper-Pearson) stands in: 0 hits of 60 -> [0, 1 - 0.025^(1/60)] = [0, 0.060].
+    """
+    hits = np.asarray(hits, dtype=np.float64)
+    if len(hits) < 2 or (0 < hits.sum() < len(hits)):
+        return mean_interval(hits, resamples=resamples, seed=seed, level=level)
+    bound = ((1 - level) / 2) ** (1 / len(hits))
+    return Interval(0.0, 0.0, 1 - bound, len(hits)) if hits.sum() == 0 else Interval(1.0, bound, 1.0, len(hits))

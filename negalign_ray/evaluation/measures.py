@@ -1,0 +1,58 @@
+"""Measures of answers: pure functions of texts, token ids and summed log-probs."""
+
+import math
+from collections.abc import Hashable, Sequence
+
+from negalign_ray.errors import NonFiniteError
+from negalign_ray.rewards.refusal import is_refusal
+
+Tokens = Sequence[Hashable]
+
+
+def refusal_frac(texts: Sequence[str]) -> float | None:
+    """Share (0..1) of answers that the phrase detector takes for refusals; None without answers."""
+    return sum(map(is_refusal, texts)) / len(texts) if texts else None
+
+
+def mean_length_tokens(answers: Sequence[Tokens]) -> float | None:
+    """None without answers."""
+    return sum(map(len, answers)) / len(answers) if answers else None
+
+
+def ngrams(tokens: Tokens, n: int) -> list[tuple[Hashable, ...]]:
+    return [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
+
+
+def distinct_n(answers: Sequence[Tokens], *, n: int = 2) -> float | None:
+    """Different n-grams / all n-grams, over all answers together (Li et al. 2016); None when no answer has n tokens.
+
+    [[1, 2, 1, 2], [1, 2]] -> bigrams 12 21 12 | 12 -> 2 different of 4 -> 0.5. Falls with the amount of text, so compare equal
+    numbers of answers of similar length.
+    """
+    grams = [gram for tokens in answers for gram in ngrams(tokens, n)]
+    return len(set(grams)) / len(grams) if grams else None
+
+
+def repetition_frac(tokens: Tokens, *, n: int = 4) -> float:
+    """Share of an answer's n-grams that repeat an earlier one: 0 = none, near 1 = a loop; 0 below n tokens.
+
+    [1, 2, 1, 2, 1, 2, 1] -> 4-grams 1212 2121 1212 2121 -> 2 of 4 repeat -> 0.5.
+    """
+    grams = ngrams(tokens, n)
+    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def perplexity(logprobs: Sequence[float], lengths: Sequence[int]) -> float | None:
+    """exp(-sum of log-probs / number of tokens) over all texts; None without tokens. Raises NonFiniteError."""
+    total, num_tokens = require_finite(logprobs, what="log-probs"), sum(lengths)
+    return math.exp(-total / num_tokens) if num_tokens else None
+
+
+def require_finite(values: Sequence[float], *, what: str) -> float:
+    """The sum of `values`; NonFiniteError when one of them is NaN or infinite (a mean would hide it or be nothing)."""
+    bad = [index for index, value in enumerate(values) if not math.isfinite(value)]
+    if bad:
+        raise NonFiniteError(
+            f"{len(bad)} of {len(values)} {what} are not finite (first: item {bad[0]})", role="evaluation"
+        )
+    return math.fsum(values)

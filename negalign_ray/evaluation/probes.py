@@ -1,0 +1,122 @@
+"""What a model is asked and priced on, before and after: held-out rows only, chosen once per seed, behaviours kept.
+
+held-out prompts --> harmful_prompts (answered) · negatives · human_benign (their POSITIVE answers, same style as negatives)
+benign rows      --> benign_prompts (answered: refusals) · packaged_benign (priced: perplexity)
+before-model's greedy answers --> own_answers
+"""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from negalign_ray.errors import DataError
+from negalign_ray.records import Generation, Group, Prompt, Response, Role
+
+
+@dataclass(frozen=True)
+class PricedSet:
+    """Responses whose log-probs are compared. Lists of items follow the groups, then the responses inside each."""
+
+    groups: tuple[Group, ...]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each response."""
+        return tuple(len(response.token_ids) for group in self.groups for response in group.responses)
+
+    @property
+    def behaviours(self) -> tuple[str | None, ...]:
+        return tuple(group.prompt.behaviour for group in self.groups for _ in group.responses)
+
+    def __len__(self) -> int:
+        return sum(len(group.responses) for group in self.groups)
+
+
+@dataclass(frozen=True)
+class Probes:
+    """All evaluation sets of a run; the same object serves before and after."""
+
+    harmful_prompts: tuple[Prompt, ...]  # held-out prompts whose human answers were bad
+    benign_prompts: tuple[Prompt, ...]
+    negatives: PricedSet  # held-out negatives
+    human_benign: PricedSet  # good human answers to the same held-out prompts; empty for data of negatives only
+    packaged_benign: PricedSet  # good answers to the benign prompts
+
+
+def spread_over_behaviours(prompts: Iterable[Prompt], *, limit: int, seed: int) -> tuple[Prompt, ...]:
+    """At most `limit` prompts of different text, seeded, taking turns over the behaviours, so that none is left out."""
+    queues: dict[str, list[Prompt]] = {}
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt.text not in seen:
+            seen.add(prompt.text)
+            queues.setdefault(prompt.behaviour or "", []).append(prompt)
+    rng = random.Random(seed)
+    for behaviour in sorted(queues):
+        rng.shuffle(queues[behaviour])
+    chosen: list[Prompt] = []
+    turn = 0
+    while len(chosen) < limit and any(turn < len(queue) for queue in queues.values()):
+        for behaviour in sorted(queues):
+            if turn < len(queues[behaviour]) and len(chosen) < limit:
+                chosen.append(queues[behaviour][turn])
+        turn += 1
+    return tuple(chosen)
+
+
+def build_probes(
+    heldout: Sequence[Prompt], benign: Sequence[Prompt], *, num_prompts: int, num_benign: int, seed: int
+) -> Probes:
+    """Choose the sets. `benign` are prompts whose POSITIVE response is a good answer.
+
+    Raises DataError when no held-out prompt has a negative, or a prompt stands in both lists.
+    """
+    harmful = spread_over_behaviours(
+        (prompt for prompt in heldout if _with_role(prompt, Role.NEGATIVE)), limit=num_prompts, seed=seed
+    )
+    if not harmful:
+        raise DataError("no held-out prompt with a negative answer is left; raise data.heldout_frac or give more rows.")
+    benign_prompts = spread_over_behaviours(benign, limit=num_benign, seed=seed)
+    both = {prompt.text for prompt in harmful} & {prompt.text for prompt in benign_prompts}
+    if both:
+        raise DataError(f"{len(both)} prompts stand in the held-out rows and in the benign rows: {sorted(both)[0]!r}.")
+    return Probes(
+        harmful_prompts=harmful,
+        benign_prompts=benign_prompts,
+        negatives=priced_set(harmful, Role.NEGATIVE),
+        human_benign=priced_set(harmful, Role.POSITIVE),
+        packaged_benign=priced_set(benign_prompts, Role.POSITIVE),
+    )
+
+
+def _with_role(prompt: Prompt, role: Role) -> tuple[Response, ...]:
+    """Responses of that role that have tokens to price."""
+    return tuple(response for response in prompt.responses if response.role is role and response.token_ids)
+
+
+def priced_set(prompts: Sequence[Prompt], role: Role) -> PricedSet:
+    """The human responses of one role; prompts without one are left out."""
+    groups = ((prompt, _with_role(prompt, role)) for prompt in prompts)
+    return PricedSet(tuple(Group(prompt.prompt_id, prompt, responses) for prompt, responses in groups if responses))
+
+
+def own_answers(prompts: Sequence[Prompt], generations: Sequence[Generation]) -> PricedSet:
+    """A model's own answers, one per prompt, to be priced by another model. Empty ones are left out."""
+    pairs = zip(prompts, generations, strict=True)
+    return PricedSet(
+        tuple(
+            Group(prompt.prompt_id, prompt, (_as_response(generation),))
+            for prompt, generation in pairs
+            if generation.token_ids
+        )
+    )
+
+
+def _as_response(generation: Generation) -> Response:
+    return Response(
+        role=Role.SAMPLE,
+        token_ids=generation.token_ids,
+        text=generation.text,
+        finish_reason=generation.finish_reason,
+        sampler_logprobs=generation.logprobs,
+    )

@@ -1,0 +1,147 @@
+"""Everything measured of one model, item by item, so that two sides can be compared pair by pair (also after a resume).
+
+# Axes: N = answers, R = responses of a priced set.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from negalign_ray.errors import DataError
+from negalign_ray.evaluation.measures import require_finite
+from negalign_ray.evaluation.probes import PricedSet
+from negalign_ray.records import Generation, Prompt
+
+
+def _require_equal(where: str, num: int, **lists: Sequence[Any] | None) -> None:
+    for name, values in lists.items():
+        if values is not None and len(values) != num:
+            raise ValueError(f"{where}.{name} has {len(values)} items, expected {num}")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One answer of the model to each of N prompts."""
+
+    prompt_ids: tuple[int, ...]
+    behaviours: tuple[str | None, ...]
+    texts: tuple[str, ...]
+    token_ids: tuple[tuple[int, ...], ...]
+    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # head -> [N]
+    logprobs: tuple[float, ...] | None = None  # [N] summed, by the model that answered
+    ref_logprobs: tuple[float, ...] | None = None  # [N] summed, by the reference
+
+    def __post_init__(self) -> None:
+        num = len(self.prompt_ids)
+        _require_equal("Answers", num, behaviours=self.behaviours, texts=self.texts, token_ids=self.token_ids)
+        _require_equal("Answers", num, logprobs=self.logprobs, ref_logprobs=self.ref_logprobs, **self.scores)
+        for what, values in {
+            "log-probs": self.logprobs,
+            "reference log-probs": self.ref_logprobs,
+            **self.scores,
+        }.items():
+            require_finite(values or (), what=what)
+
+    @classmethod
+    def of(
+        cls,
+        prompts: Sequence[Prompt],
+        generations: Sequence[Generation],
+        *,
+        scores: Mapping[str, Sequence[float]] | None = None,
+        logprobs: Sequence[float] | None = None,
+        ref_logprobs: Sequence[float] | None = None,
+    ) -> "Answers":
+        """From what an engine returned, in the order of the prompts."""
+        return cls(
+            prompt_ids=tuple(prompt.prompt_id for prompt in prompts),
+            behaviours=tuple(prompt.behaviour for prompt in prompts),
+            texts=tuple(generation.text for generation in generations),
+            token_ids=tuple(tuple(generation.token_ids) for generation in generations),
+            scores={head: tuple(values) for head, values in (scores or {}).items()},
+            logprobs=None if logprobs is None else tuple(logprobs),
+            ref_logprobs=None if ref_logprobs is None else tuple(ref_logprobs),
+        )
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return tuple(map(len, self.token_ids))
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """What the model thinks of R fixed responses."""
+
+    logprobs: tuple[float, ...] = ()  # summed over tokens, nats
+    lengths: tuple[int, ...] = ()  # tokens
+    behaviours: tuple[str | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require_equal("Likelihoods", len(self.logprobs), lengths=self.lengths, behaviours=self.behaviours)
+        require_finite(self.logprobs, what="log-probs")
+
+    @classmethod
+    def of(cls, priced: PricedSet, logprobs_per_group: Sequence[Sequence[float]]) -> "Likelihoods":
+        """From `LogprobEngine.response_logprobs(priced.groups)`."""
+        flat = tuple(float(value) for values in logprobs_per_group for value in values)
+        return cls(flat, priced.lengths, priced.behaviours)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One model: before or after. Both sides must have been asked the same items in the same order."""
+
+    harmful: Answers  # to held-out prompts whose human answers were bad
+    benign: Answers  # to benign prompts
+    negatives: Likelihoods  # held-out negatives
+    human_benign: Likelihoods  # good human answers to the same held-out prompts; may be empty
+    own_answers: Likelihoods  # the before-model's own answers to the held-out prompts
+    packaged_benign: Likelihoods  # good answers to the benign prompts
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Side":
+        """What `to_json` gave, also after a round trip through a JSON file."""
+        return cls(
+            harmful=_answers(values["harmful"]),
+            benign=_answers(values["benign"]),
+            negatives=_likelihoods(values["negatives"]),
+            human_benign=_likelihoods(values["human_benign"]),
+            own_answers=_likelihoods(values["own_answers"]),
+            packaged_benign=_likelihoods(values["packaged_benign"]),
+        )
+
+
+def _answers(values: Mapping[str, Any]) -> Answers:
+    return Answers(
+        prompt_ids=tuple(values["prompt_ids"]),
+        behaviours=tuple(values["behaviours"]),
+        texts=tuple(values["texts"]),
+        token_ids=tuple(map(tuple, values["token_ids"])),
+        scores={head: tuple(scores) for head, scores in values["scores"].items()},
+        logprobs=None if values["logprobs"] is None else tuple(values["logprobs"]),
+        ref_logprobs=None if values["ref_logprobs"] is None else tuple(values["ref_logprobs"]),
+    )
+
+
+def _likelihoods(values: Mapping[str, Any]) -> Likelihoods:
+    return Likelihoods(tuple(values["logprobs"]), tuple(values["lengths"]), tuple(values["behaviours"]))
+
+
+def require_same_items(before: Side, after: Side) -> None:
+    """DataError unless both sides answered and priced the same items; otherwise a paired interval would be nonsense."""
+    for name, first, second in (
+        ("held-out prompts", before.harmful.prompt_ids, after.harmful.prompt_ids),
+        ("benign prompts", before.benign.prompt_ids, after.benign.prompt_ids),
+        ("held-out negatives", before.negatives.lengths, after.negatives.lengths),
+        ("human benign answers", before.human_benign.lengths, after.human_benign.lengths),
+        ("own answers of the before-model", before.own_answers.lengths, after.own_answers.lengths),
+        ("packaged benign answers", before.packaged_benign.lengths, after.packaged_benign.lengths),
+    ):
+        if first != second:
+            raise DataError(
+                f"before and after were measured on different {name} ({len(first)} and {len(second)} items); evaluate both "
+                "with the same data, seed and evaluation settings."
+            )

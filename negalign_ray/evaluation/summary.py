@@ -1,0 +1,137 @@
+"""From one or two `Side`s to the dictionary that is written as `summary.json`. Keys of figures: see `figures.py`.
+
+    {"before": {key: number}, "after": {key: number},
+     "difference": {key: {"mean", "low", "high"}},      after - before, paired bootstrap, 95 %
+     "ratio": {key: {"mean", "low", "high"}},           after / before, for benign_perplexity and mean_length_tokens
+     "intervals": {"before": {key: {"low", "high", "num"}}, "after": {...}},
+     "by_behaviour": {behaviour: {"before": ..., "after": ..., "difference": ...}},
+     "figures": {key: {"title", "better"}}, "heads": {name: {"kind", "direction", "threshold"}},
+     "steps": n, "wall_s": s}
+
+A figure without items is absent; an interval without two items has low = high = null. With one side only, "after" is null and
+"difference" and "ratio" are empty.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from negalign_ray.config import HeadConfig
+from negalign_ray.evaluation.figures import Figure, figures_of
+from negalign_ray.evaluation.intervals import (
+    Interval,
+    difference_interval,
+    rate_interval,
+    ratio_interval,
+    sums_interval,
+)
+from negalign_ray.evaluation.measures import distinct_n
+from negalign_ray.evaluation.side import Side, require_same_items
+
+
+@dataclass(frozen=True)
+class _Bootstrap:
+    resamples: int
+    seed: int
+
+    def one(self, figure: Figure) -> Interval:
+        if figure.is_rate:
+            return rate_interval(figure.sums.numerators, resamples=self.resamples, seed=self.seed)
+        return sums_interval(figure.sums, transform=figure.transform, resamples=self.resamples, seed=self.seed)
+
+    def difference(self, before: Figure, after: Figure) -> Interval:
+        return difference_interval(
+            before.sums, after.sums, transform=before.transform, resamples=self.resamples, seed=self.seed
+        )
+
+    def ratio(self, before: Figure, after: Figure) -> Interval:
+        return ratio_interval(
+            before.sums, after.sums, transform=before.transform, resamples=self.resamples, seed=self.seed
+        )
+
+
+def summarise(
+    before: Side,
+    after: Side | None,
+    *,
+    heads: Sequence[HeadConfig],
+    steps: int | None = None,
+    wall_s: float | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The layout above; JSON-ready. Raises DataError when the sides were measured on different items.
+
+    `kl_per_token` differs from the rest: each side has its own answers, paired by prompt.
+    """
+    if after is not None:
+        require_same_items(before, after)
+    bootstrap = _Bootstrap(resamples, seed)
+    first = {figure.key: figure for figure in figures_of(before, heads)}
+    second = {figure.key: figure for figure in figures_of(after, heads)} if after is not None else None
+    summary = _compare(first, second, bootstrap)
+    summary["by_behaviour"] = _by_behaviour(first, second, bootstrap)
+    summary["figures"] = {key: {"title": figure.title, "better": figure.better} for key, figure in first.items()}
+    _add_distinct(summary, before, after)
+    summary["heads"] = {
+        head.name: {"kind": head.kind, "direction": head.direction, "threshold": head.threshold} for head in heads
+    }
+    return {**summary, "steps": steps, "wall_s": wall_s}
+
+
+def _compare(first: Mapping[str, Figure], second: Mapping[str, Figure] | None, bootstrap: _Bootstrap) -> dict[str, Any]:
+    before = {key: bootstrap.one(figure) for key, figure in first.items()}
+    after = {key: bootstrap.one(figure) for key, figure in (second or {}).items()}
+    both = [key for key in first if second is not None and key in second]
+    return {
+        "before": _means(before),
+        "after": None if second is None else _means(after),
+        "difference": {key: _triple(bootstrap.difference(first[key], second[key])) for key in both},  # type: ignore[index]
+        "ratio": {
+            key: _triple(bootstrap.ratio(first[key], second[key]))  # type: ignore[index]
+            for key in both
+            if first[key].with_ratio
+        },
+        "intervals": {"before": _bounds(before), "after": _bounds(after)},
+    }
+
+
+def _by_behaviour(
+    first: Mapping[str, Figure], second: Mapping[str, Figure] | None, bootstrap: _Bootstrap
+) -> dict[str, Any]:
+    names = sorted({name for figure in first.values() for name in figure.behaviours if name is not None})
+    result: dict[str, Any] = {}
+    for name in names:
+        part = _compare(_only(first, name), None if second is None else _only(second, name), bootstrap)
+        result[name] = {key: part[key] for key in ("before", "after", "difference")}
+    return result
+
+
+def _only(figures: Mapping[str, Figure], behaviour: str) -> dict[str, Figure]:
+    parts = ((key, figure.only(behaviour)) for key, figure in figures.items())
+    return {key: part for key, part in parts if part is not None}
+
+
+def _add_distinct(summary: dict[str, Any], before: Side, after: Side | None) -> None:
+    """No interval: a resample repeats answers, and every repeat lowers distinct-2, so the bootstrap is biased for it."""
+    first = distinct_n(before.harmful.token_ids)
+    if first is None:
+        return
+    summary["before"]["distinct_2"] = first
+    summary["figures"]["distinct_2"] = {"title": "different bigrams (distinct-2)", "better": "higher"}
+    second = None if after is None else distinct_n(after.harmful.token_ids)
+    if second is not None:
+        summary["after"]["distinct_2"] = second
+        summary["difference"]["distinct_2"] = {"mean": second - first, "low": None, "high": None}
+
+
+def _means(intervals: Mapping[str, Interval]) -> dict[str, float]:
+    return {key: interval.mean for key, interval in intervals.items() if interval.mean is not None}
+
+
+def _bounds(intervals: Mapping[str, Interval]) -> dict[str, dict[str, Any]]:
+    return {key: {"low": item.low, "high": item.high, "num": item.num} for key, item in intervals.items()}
+
+
+def _triple(interval: Interval) -> dict[str, float | None]:
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high}

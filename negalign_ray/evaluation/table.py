@@ -1,0 +1,129 @@
+"""A summary for people: a rich table for the terminal, the same rows as Markdown for documents.
+
+Reads what `summary.summarise` returns, also from a summary.json of an earlier run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+ARROWS = {"lower": "↓", "higher": "↑", "unchanged": "=", "neither": " "}
+HEADINGS = ("", "before", "after", "difference [95 %]", "", "verdict")
+COLOURS = {"better": "green", "worse": "red"}
+NO_TEXT = "-"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure, formatted."""
+
+    title: str
+    before: str
+    after: str
+    difference: str
+    arrow: str  # which way is better
+    verdict: str  # "better" | "worse" | "unclear" | "changed" | ""
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        return self.title, self.before, self.after, self.difference, self.arrow, self.verdict
+
+
+def number(value: float | None, *, sign: bool = False) -> str:
+    """Three decimals below 10, two below 100, one above; "-" for a missing one."""
+    if value is None:
+        return NO_TEXT
+    decimals = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1
+    text = f"{value:{'+' if sign else ''}.{decimals}f}"
+    return text.lstrip("+-") if float(text) == 0 else text
+
+
+def verdict(difference: Mapping[str, float | None] | None, better: str) -> str:
+    """What the paired interval allows to say: only a change whose interval excludes zero is called one."""
+    if difference is None or difference["low"] is None or difference["high"] is None:
+        return ""
+    if difference["low"] <= 0 <= difference["high"]:
+        return "unclear"
+    if better not in {"lower", "higher"}:
+        return "changed"
+    return "better" if (difference["high"] < 0) == (better == "lower") else "worse"
+
+
+def _value_cell(summary: Mapping[str, Any], side: str, key: str) -> str:
+    values, bounds = summary[side] or {}, summary["intervals"][side].get(key)
+    if key not in values:
+        return NO_TEXT
+    text = number(values[key])
+    return (
+        text
+        if bounds is None or bounds["low"] is None
+        else f"{text} [{number(bounds['low'])}, {number(bounds['high'])}]"
+    )
+
+
+def _difference_cell(difference: Mapping[str, float | None] | None) -> str:
+    if difference is None or difference["mean"] is None:
+        return NO_TEXT
+    text = number(difference["mean"], sign=True)
+    if difference["low"] is None:
+        return text
+    return f"{text} [{number(difference['low'], sign=True)}, {number(difference['high'], sign=True)}]"
+
+
+def rows_of(summary: Mapping[str, Any]) -> list[Row]:
+    rows = []
+    for key, figure in summary["figures"].items():
+        difference = summary["difference"].get(key)
+        rows.append(
+            Row(
+                title=figure["title"],
+                before=_value_cell(summary, "before", key),
+                after=_value_cell(summary, "after", key),
+                difference=_difference_cell(difference),
+                arrow=ARROWS[figure["better"]],
+                verdict=verdict(difference, figure["better"]),
+            )
+        )
+    return rows
+
+
+def summary_table(summary: Mapping[str, Any], *, title: str = "before and after") -> Table:
+    """For the terminal. With one side only: its figures alone."""
+    compared = summary["after"] is not None
+    table = Table(title=title, title_justify="left")
+    headings = HEADINGS if compared else ("", "value")
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index in {0, 5} else "right", no_wrap=index in {0, 4, 5})
+    for row in rows_of(summary):
+        cells = [escape(cell) for cell in row.cells]  # brackets of intervals are not markup
+        if row.verdict in COLOURS:
+            cells[5] = f"[{COLOURS[row.verdict]}]{row.verdict}[/]"
+        table.add_row(*(cells if compared else cells[:2]))
+    table.caption = _caption(summary)
+    return table
+
+
+def summary_markdown(summary: Mapping[str, Any]) -> str:
+    """The same rows as a Markdown table, with a line on steps and time."""
+    compared = summary["after"] is not None
+    headings = ("figure", *HEADINGS[1:4], "better", HEADINGS[5]) if compared else ("figure", "value")
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    for row in rows_of(summary):
+        cells = [cell.replace("|", "\\|").strip() for cell in (row.cells if compared else row.cells[:2])]
+        lines.append("| " + " | ".join(cells) + " |")
+    caption = _caption(summary)
+    return "\n".join([*lines, *(["", caption] if caption else [])]) + "\n"
+
+
+def _caption(summary: Mapping[str, Any]) -> str:
+    parts = []
+    if summary["steps"] is not None:
+        parts.append(f"{summary['steps']} optimizer steps")
+    if summary["wall_s"] is not None:
+        parts.append(f"{summary['wall_s']:.0f} s")
+    if summary["after"] is not None:
+        parts.append("↓ lower is better, ↑ higher is better, = should stay; unclear: the interval holds 0")
+    return " · ".join(parts)

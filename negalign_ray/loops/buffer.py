@@ -1,0 +1,152 @@
+"""The buffer between rollout and training: numbered slots, each filled by exactly one trained group.
+
+Step s owns the slots [s * G, (s + 1) * G), G = groups per step. A slot keeps its place when its order is dropped or
+fails, and a replacement order fills it. So a batch is the same whichever sampler was faster: runs repeat, and short
+answers get no head start over long ones.
+
+    order --issue--> WAITING --fill--> READY --take--> TAKEN --trained--> gone
+                        ^ |                |
+                        +-+---- drop ------+        (the order ends; the slot waits for a new one)
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from negalign_ray.records import GroupCard, Order
+
+
+class Outcome(StrEnum):
+    """How an order ended. Every order ends exactly once."""
+
+    TRAINED = "trained"
+    DROPPED_STALE = "dropped_stale"  # older than the schedule allows at its step
+    DROPPED_EMPTY = "dropped_empty"  # too few usable samples: empty or duplicate answers
+    DROPPED_GATE = "dropped_gate"  # too few samples passed the reward gate
+    DROPPED_SCORE = "dropped_score"  # a reward head failed for good
+    FAILED = "failed"  # out of attempts, or given up when the run stopped
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """A group whose payload stays in the object store (`ref`), with what the conductor knows of it."""
+
+    ref: Any
+    card: GroupCard
+
+
+class OrderLedger:
+    """Counts orders; refuses to end one twice or to end one that was never issued."""
+
+    def __init__(self) -> None:
+        self.issued = 0
+        self.outcomes: Counter[Outcome] = Counter()
+        self._open: set[int] = set()
+
+    def issue(self, order_id: int) -> None:
+        assert order_id not in self._open, f"order {order_id} issued twice"
+        self._open.add(order_id)
+        self.issued += 1
+
+    def end(self, order_id: int, outcome: Outcome) -> None:
+        assert order_id in self._open, f"order {order_id} ended twice or was never issued ({outcome})"
+        self._open.remove(order_id)
+        self.outcomes[outcome] += 1
+
+    @property
+    def open_ids(self) -> frozenset[int]:
+        return frozenset(self._open)
+
+
+@dataclass(slots=True)
+class _Slot:
+    order: Order | None = None
+    handle: Handle | None = None
+    taken: bool = False
+
+
+class SlotBuffer:
+    """Bounded, in training order. Not thread-safe: it belongs to the conductor's event loop."""
+
+    def __init__(self, *, groups_per_step: int, capacity: int) -> None:
+        assert capacity >= groups_per_step, "the configuration check lets no smaller buffer through"
+        self.groups_per_step = groups_per_step
+        self.capacity = capacity
+        self.ledger = OrderLedger()
+        self._slots: dict[int, _Slot] = {}
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    @property
+    def num_ready(self) -> int:
+        return sum(slot.handle is not None for slot in self._slots.values())
+
+    def has_room_for_step(self) -> bool:
+        return len(self._slots) + self.groups_per_step <= self.capacity
+
+    def slots_of(self, step: int) -> range:
+        return range(step * self.groups_per_step, (step + 1) * self.groups_per_step)
+
+    def step_of(self, slot: int) -> int:
+        return slot // self.groups_per_step
+
+    def issue(self, slot: int, order: Order) -> None:
+        entry = self._slots.setdefault(slot, _Slot())
+        assert entry.order is None, f"slot {slot} already has order {entry.order}"
+        entry.order = order
+        self.ledger.issue(order.order_id)
+
+    def fill(self, slot: int, handle: Handle) -> None:
+        entry = self._slots[slot]
+        assert entry.order is not None and entry.order.order_id == handle.card.order_id, f"slot {slot}: wrong order"
+        assert entry.handle is None, f"slot {slot} is filled already"
+        entry.handle = handle
+
+    def drop(self, slot: int, outcome: Outcome) -> Order:
+        """End the slot's order and leave the slot waiting for a new one; returns the order that ended."""
+        entry = self._slots[slot]
+        assert entry.order is not None and not entry.taken, f"slot {slot} has nothing to drop"
+        order, entry.order, entry.handle = entry.order, None, None
+        self.ledger.end(order.order_id, outcome)
+        return order
+
+    def stale_slots(self, step: int, oldest_allowed: int) -> list[int]:
+        """Ready slots of `step` written by a version older than allowed."""
+        return [
+            slot
+            for slot, handle in self._ready(step)
+            if handle.card.weight_version is not None and handle.card.weight_version < oldest_allowed
+        ]
+
+    def is_ready(self, step: int) -> bool:
+        return sum(1 for _ in self._ready(step)) == self.groups_per_step
+
+    def take(self, step: int) -> tuple[Handle, ...]:
+        """The batch of `step` in slot order. May be called again (every rank asks) until the step is trained."""
+        handles = tuple(handle for _, handle in self._ready(step))
+        assert len(handles) == self.groups_per_step, f"step {step} is not ready"
+        for slot in self.slots_of(step):
+            self._slots[slot].taken = True
+        return handles
+
+    def trained(self, step: int) -> None:
+        for slot in self.slots_of(step):
+            entry = self._slots.pop(slot)
+            assert entry.taken and entry.order is not None, f"slot {slot} was trained but never taken"
+            self.ledger.end(entry.order.order_id, Outcome.TRAINED)
+
+    def give_up(self) -> None:
+        """End every open order as failed; the run is over."""
+        for entry in self._slots.values():
+            if entry.order is not None:
+                self.ledger.end(entry.order.order_id, Outcome.FAILED)
+        self._slots.clear()
+
+    def _ready(self, step: int) -> Iterator[tuple[int, Handle]]:
+        for slot in self.slots_of(step):
+            entry = self._slots.get(slot)
+            if entry is not None and entry.handle is not None:
+                yield slot, entry.handle

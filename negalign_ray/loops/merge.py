@@ -1,0 +1,66 @@
+"""One metrics row per optimizer step, from what the ranks and the roles reported."""
+
+from collections.abc import Sequence
+
+from negalign_ray.loops.buffer import Outcome
+from negalign_ray.loops.roles import Batch, StepReport
+from negalign_ray.loops.rollout import Rollout
+
+
+def merge_reports(reports: Sequence[StepReport], batch: Batch, *, rollout: Rollout) -> dict[str, float]:
+    """Keys are those of `negalign_ray.metrics`; means are over groups (or tokens), seconds are the slowest rank's."""
+    row: dict[str, float] = {}
+    for key in sorted({key for report in reports for key in report.sums}):
+        total = sum(report.sums.get(key, 0.0) for report in reports)
+        if key == "learner/tokens":
+            row[key] = total
+            continue
+        count = sum(report.counts.get(key, 0) for report in reports)
+        if count:
+            row[key] = total / count
+    for key in reports[0].values:
+        row[key] = max(report.values[key] for report in reports)
+    row["learner/tokens_per_s"] = row["learner/tokens"] / row["learner/compute_s"]
+    row["learner/version"] = batch.step + 1
+    return row | _sampler_rows(batch, rollout) | _conductor_rows(row, batch, rollout)
+
+
+def _sampler_rows(batch: Batch, rollout: Rollout) -> dict[str, float]:
+    step, clock = batch.step, rollout.clock
+    row: dict[str, float] = {"sampler/version": rollout.sampler_version}
+    lengths = [length for handle in batch.handles for length in handle.card.sample_lengths]
+    busy_s = clock.total_s(step, "sample")
+    if lengths:
+        row["sampler/length_tokens"] = sum(lengths) / len(lengths)
+        row["sampler/stop_frac"] = sum(handle.card.num_stopped for handle in batch.handles) / len(lengths)
+        versions = [h.card.weight_version for h in batch.handles if h.card.weight_version is not None]
+        row["sampler/staleness_steps"] = step - sum(versions) / len(versions)
+    if busy_s:
+        row["sampler/busy_s"] = busy_s
+        row["sampler/tokens_per_s"] = clock.tokens(step, "sample") / busy_s
+    row["sampler/weights_s"] = clock.longest_s(step, "weights")
+    row["scorer/busy_s"] = clock.total_s(step, "score")
+    row["reference/busy_s"] = clock.total_s(step, "price")
+    rewards: dict[tuple[str, str], list[float]] = {}
+    for handle in batch.handles:
+        for key, value in handle.card.rewards.items():
+            rewards.setdefault(key, []).append(value)
+    return row | {f"scorer/{head}_{role}": sum(v) / len(v) for (head, role), v in rewards.items()}
+
+
+def _conductor_rows(row: dict[str, float], batch: Batch, rollout: Rollout) -> dict[str, float]:
+    ledger, clock, step = rollout.buffer.ledger, rollout.clock, batch.step
+    waited_for = sum(clock.longest_s(step, stage) for stage in ("weights", "sample", "score", "price"))
+    return {
+        "conductor/orders": ledger.issued,
+        "conductor/trained": ledger.outcomes[Outcome.TRAINED] + len(batch.handles),
+        "conductor/dropped_stale": ledger.outcomes[Outcome.DROPPED_STALE],
+        "conductor/dropped_gate": ledger.outcomes[Outcome.DROPPED_GATE],
+        "conductor/dropped_empty": ledger.outcomes[Outcome.DROPPED_EMPTY],
+        "conductor/failed": ledger.outcomes[Outcome.FAILED] + ledger.outcomes[Outcome.DROPPED_SCORE],
+        "conductor/reissued": rollout.counts["reissued"],
+        "conductor/buffer_groups": len(rollout.buffer),
+        "conductor/in_flight_groups": len(rollout.buffer) - rollout.buffer.num_ready,
+        # What the learner waited for beyond the roles' own work; meaningful when they alternate (staleness 0).
+        "conductor/step_overhead_s": max(0.0, row["learner/pull_wait_s"] - waited_for),
+    }

@@ -1,0 +1,63 @@
+"""Turns prompts into orders: which prompt is next, under which instructions, with which seeds."""
+
+import random
+from collections.abc import Callable, Sequence
+
+from negalign_ray.records import Order, Prompt, SampleRequest, TokenIds
+
+ContextIds = Callable[[Prompt, str | None], TokenIds]  # prompt, instruction text -> tokens to sample from
+
+
+class PromptCursor:
+    """Endless seeded passes over the prompts; each pass is a new permutation of all of them."""
+
+    def __init__(self, num_prompts: int, *, seed: int) -> None:
+        assert num_prompts > 0, "the data check lets no empty training set through"
+        self._num_prompts, self._seed = num_prompts, seed
+        self.drawn = 0
+        self._permutation: list[int] = []
+
+    def next(self) -> int:
+        epoch, position = divmod(self.drawn, self._num_prompts)
+        if position == 0:
+            self._permutation = list(range(self._num_prompts))
+            random.Random(f"{self._seed}/epoch/{epoch}").shuffle(self._permutation)
+        self.drawn += 1
+        return self._permutation[position]
+
+
+class OrderFactory:
+    """Writes orders. Sample i of order o is asked for under instruction (o * K + i) mod number of instructions."""
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        instructions: Sequence[tuple[str, str]],  # (id, text); empty = the bare prompt
+        num_samples: int,  # K; 0 for methods that need no samples
+        seed: int,
+        context_ids: ContextIds,
+    ) -> None:
+        self._prompts, self._instructions, self._num_samples = prompts, instructions, num_samples
+        self._seed, self._context_ids = seed, context_ids
+        self._cursor = PromptCursor(len(prompts), seed=seed)
+        self._next_id = 0
+
+    def next_order(self) -> Order:
+        return self._write(self._prompts[self._cursor.next()], attempt=0)
+
+    def again(self, order: Order) -> Order:
+        """A new order for the same prompt: other instructions, other seeds."""
+        return self._write(order.prompt, attempt=order.attempt + 1)
+
+    def _write(self, prompt: Prompt, *, attempt: int) -> Order:
+        order_id, self._next_id = self._next_id, self._next_id + 1
+        requests = tuple(self._request(prompt, order_id, index) for index in range(self._num_samples))
+        return Order(order_id, prompt, requests, attempt)
+
+    def _request(self, prompt: Prompt, order_id: int, index: int) -> SampleRequest:
+        seed = random.Random(f"{self._seed}/sample/{order_id}/{index}").getrandbits(31)
+        if not self._instructions:
+            return SampleRequest(self._context_ids(prompt, None), seed)
+        name, text = self._instructions[(order_id * self._num_samples + index) % len(self._instructions)]
+        return SampleRequest(self._context_ids(prompt, text), seed, name)

@@ -1,0 +1,93 @@
+"""What the two loops need from the roles. The actors implement these; tests hand in small fakes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from negalign_ray.loops.buffer import Handle
+from negalign_ray.records import Group, Order, WeightReceipt
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What a role made of a wave, and the seconds it was busy with it (queueing and transport left out)."""
+
+    handles: tuple[Handle, ...]
+    busy_s: float
+    num_tokens: int = 0  # written (sampler) or computed (reference)
+
+
+class Fleet(Protocol):
+    """Samplers, scorers and references as the rollout loop sees them. Failures arrive as RoleError."""
+
+    num_samplers: int
+
+    async def sample(self, rank: int, orders: Sequence[Order]) -> StageResult: ...
+
+    async def hold(self, groups: Sequence[Group]) -> StageResult:
+        """Put groups of human responses where the other roles can read them (methods without samples)."""
+
+    async def score(self, handles: Sequence[Handle]) -> StageResult:
+        """Fill in rewards; apply the reward gate to the samples."""
+
+    async def price(self, handles: Sequence[Handle]) -> StageResult:
+        """Fill in the references' log-probs."""
+
+    async def load_weights(self, rank: int, weights: Any, version: int) -> WeightReceipt: ...
+
+    async def replace_sampler(self, rank: int, weights: Any, version: int) -> None:
+        """Start a new sampler in place of a failed one, at the given weights (None = the initial model)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One optimizer step as every rank sees it: all groups, by reference, in the same order."""
+
+    step: int
+    handles: tuple[Handle, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one rank says about a step. Sums and counts, so that merging ranks needs no collective."""
+
+    step: int
+    rank: int
+    sums: dict[str, float]
+    counts: dict[str, int]
+    values: dict[str, float] = field(default_factory=dict)  # equal on all ranks (lr), or the slowest counts (seconds)
+
+
+class BatchSource(Protocol):
+    """The conductor as a learner rank sees it."""
+
+    def pull(self, step: int) -> Batch | None:
+        """Waits for the batch of `step`; None = the run was asked to stop. Raises the rollout's fatal error."""
+
+    def fetch(self, handles: Sequence[Handle]) -> list[Group]: ...
+
+    def publish(self, version: int, tensors: list[tuple[str, Tensor]]) -> None:
+        """Rank 0 hands over new weights; returns as soon as they are copied."""
+
+    def report(self, report: StepReport) -> None: ...
+
+
+class Learner(Protocol):
+    """The policy being trained, sharded over ranks. Every method is collective: all ranks call it together."""
+
+    def logprobs(self, groups: Sequence[Group]) -> Tensor: ...
+
+    def no_grad_token_logprobs(self, groups: Sequence[Group]) -> list[Tensor]: ...
+
+    def backward(self, loss: Tensor, *, is_last: bool) -> None: ...
+
+    def step(self) -> "StepStats": ...
+
+    def gather_weights(self) -> list[tuple[str, Tensor]]: ...
+
+
+class StepStats(Protocol):
+    grad_norm: float
+    lr: float

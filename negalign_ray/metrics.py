@@ -1,0 +1,280 @@
+"""Every metric of a run: its key, unit, meaning and what a bad value hints at; and the files they are written to.
+
+Keys are `role/name_unit`; nats are natural-log units. To add a metric, add one line to METRICS and run `make docs`
+(`docs/metrics.md` is `catalogue_markdown()`, and a test compares them). No torch here.
+"""
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from negalign_ray.errors import DataError, NegalignError
+
+if TYPE_CHECKING:
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+Row = dict[str, float | int | None]
+FILE_NAME = "metrics.jsonl"
+NONFINITE = "conductor/nonfinite_values"
+
+
+class UnknownMetricError(NegalignError):
+    """A key is not in the catalogue: a mistake in the code that wrote it, so it is refused at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One line of the catalogue. `bad` says what a bad value hints at, and what to try."""
+
+    unit: str
+    meaning: str
+    bad: str
+
+
+METRICS: dict[str, Metric] = {
+    # learner: one value per optimizer step, over all ranks
+    "learner/loss": Metric("nats", "Mean loss per group.", "D2O starts at ln 2 = 0.693; far above: wrong references."),
+    "learner/anchor_nats": Metric(
+        "nats",
+        "Anchor term: weight times the mean summed log-ratio of the own samples to rneg.",
+        "Falling: the model unlearns its own answers (collapse); lower learners.lr or raise sampling.num_samples.",
+    ),
+    "learner/negative_nats": Metric(
+        "nats",
+        "Negative term: weight times the summed log-ratio of the human negatives to rpos.",
+        "Not falling: nothing is learned; raise learners.lr. Falling by tens of nats within a few steps: lower it.",
+    ),
+    "learner/margin_nats": Metric(
+        "nats", "Anchor term minus negative term, the logit of the loss.", "Falling: the loss pushes the wrong way."
+    ),
+    "learner/negative_logratio_nats": Metric(
+        "nats",
+        "Mean summed log-ratio (policy to rpos) of the human negatives, without the method's weight.",
+        "Far below -50: the model forgets the style of its data, not only the harm; stop earlier.",
+    ),
+    "learner/sample_logratio_nats": Metric(
+        "nats",
+        "Mean summed log-ratio (policy to rneg) of the self-generated samples, without the method's weight.",
+        "Below about -5 and falling: likelihood is displaced to neither; lower learners.lr.",
+    ),
+    "learner/weight_frac": Metric(
+        "0..1", "Mean gradient weight of the groups, 0.5 at the start.", "Near 0: groups are solved, steps are idle."
+    ),
+    "learner/grad_norm": Metric(
+        "norm", "Gradient norm before clipping.", "Always above learners.max_grad_norm: every step is clipped."
+    ),
+    "learner/lr": Metric("per step", "Learning rate of this step.", "0 throughout: warm-up never ends."),
+    "learner/tokens": Metric("tokens", "Tokens computed in this step, prompts included.", "0: the step got no groups."),
+    "learner/tokens_per_s": Metric(
+        "tokens/s", "Tokens per second of computing (waiting left out).", "Low: raise learners.micro_batch_tokens."
+    ),
+    "learner/step_s": Metric("s", "Wall time of the step, waiting included.", "See which part below is the largest."),
+    "learner/pull_wait_s": Metric(
+        "s", "Time the learner waited for its groups.", "Large: sampling is the bottleneck; add samplers or staleness."
+    ),
+    "learner/compute_s": Metric("s", "Forward, backward and optimizer.", "Large: add learners or threads."),
+    "learner/gather_s": Metric(
+        "s", "Time that gathering and copying the weights held the learner.", "Above 1 s: the copy blocks training."
+    ),
+    "learner/mismatch_nats": Metric(
+        "nats/token",
+        "Mean absolute difference of per-token log-probs, sampler against learner, on the same tokens and weights.",
+        "Above about 0.05 in float32 or 0.1 in bfloat16: the sampler runs other weights or another template.",
+    ),
+    "learner/version": Metric("count", "Weight version after this step.", "Not rising: the step was not applied."),
+    # sampler: sums and means over all samplers, per step
+    "sampler/tokens_per_s": Metric(
+        "tokens/s", "New tokens per busy second, all samplers.", "Low: few requests at once; see samplers.max_num_seqs."
+    ),
+    "sampler/busy_s": Metric("s", "Seconds spent generating, summed over samplers.", "Near 0: samplers sit idle."),
+    "sampler/length_tokens": Metric(
+        "tokens", "Mean length of an answer.", "Drifting up or down by a third: length is being learned, not harm."
+    ),
+    "sampler/staleness_steps": Metric(
+        "steps", "Mean age of the samples of the step, in weight versions.", "At sampling.staleness: samplers lag."
+    ),
+    "sampler/stop_frac": Metric(
+        "0..1", "Share of answers that ended by themselves.", "Near 0: raise sampling.max_new_tokens."
+    ),
+    "sampler/version": Metric(
+        "count", "Oldest weight version confirmed by a sampler.", "Behind learner/version by more than the staleness."
+    ),
+    "sampler/weights_s": Metric("s", "Seconds of one weight update on a sampler.", "Near deadlines.weights_s."),
+    # scorer
+    "scorer/busy_s": Metric("s", "Seconds spent scoring, summed over scorers.", "Above learner/step_s: add scorers."),
+    "scorer/failed": Metric(
+        "count", "Groups dropped because a head failed for good, so far.", "Above 0: read the scorer's log."
+    ),
+    "scorer/{head}_sample": Metric(
+        "score", "Mean score of the step's own samples by this head.", "Rising for a harm head: training backfires."
+    ),
+    "scorer/{head}_negative": Metric(
+        "score",
+        "Mean score of the step's human negatives by this head.",
+        "Near the samples' score: the head cannot tell them apart.",
+    ),
+    "scorer/{head}_positive": Metric(
+        "score",
+        "Mean score of the step's human positives by this head.",
+        "Near the negatives' score: the head cannot tell them apart.",
+    ),
+    # reference
+    "reference/busy_s": Metric("s", "Seconds spent on reference log-probs.", "Above learner/step_s: add references."),
+    "reference/cache_hits_frac": Metric(
+        "0..1", "Share of responses whose log-prob was remembered.", "0 after the first epoch: cache_size too small."
+    ),
+    # conductor: totals since the start, unless a rate
+    "conductor/orders": Metric("count", "Orders issued so far.", "Far above trained: most work is thrown away."),
+    "conductor/trained": Metric("count", "Groups trained on so far.", "Not rising: see the drops."),
+    "conductor/dropped_stale": Metric(
+        "count", "Groups dropped because they were too old.", "Rising: raise sampling.staleness or add samplers."
+    ),
+    "conductor/dropped_gate": Metric(
+        "count", "Groups dropped by the reward gate.", "Most of them: sampling.reward_gate.max_score is too strict."
+    ),
+    "conductor/dropped_empty": Metric(
+        "count",
+        "Groups left with fewer than sampling.min_samples usable samples.",
+        "Rising: samples repeat (collapse).",
+    ),
+    "conductor/failed": Metric("count", "Orders given up after sampling.max_attempts.", "Above 0: read the role logs."),
+    "conductor/reissued": Metric("count", "Orders issued again after a drop or failure.", "Rising: see the drops."),
+    "conductor/buffer_groups": Metric(
+        "groups", "Groups waiting to be trained on.", "Always full: learners are the bottleneck; always 0: samplers."
+    ),
+    "conductor/in_flight_groups": Metric("groups", "Groups being made.", "0 while learners wait: orders ran out."),
+    "conductor/step_overhead_s": Metric(
+        "s", "Step time that no role was busy in (orchestration).", "Above 5 % of learner/step_s: report it."
+    ),
+    NONFINITE: Metric(
+        "count", "Metric values so far that were NaN or infinite and stand as null.", "Any: look at the null column."
+    ),
+}
+
+_PATTERNS = {key: re.compile(re.escape(key).replace(r"\{head\}", "[a-z][a-z0-9_]*")) for key in METRICS if "{" in key}
+
+
+def metric_for(key: str) -> Metric:
+    """The catalogue's line for `key`; `scorer/toxicity_sample` finds `scorer/{head}_sample`.
+
+    Raises UnknownMetricError for any other key.
+    """
+    if key in METRICS and key not in _PATTERNS:
+        return METRICS[key]
+    for pattern_key, pattern in _PATTERNS.items():
+        if pattern.fullmatch(key):
+            return METRICS[pattern_key]
+    raise UnknownMetricError(f"metric {key!r} is not in the catalogue; add a line to METRICS in metrics.py.")
+
+
+def catalogue_markdown() -> str:
+    """The text of docs/metrics.md: one table per role."""
+    lines = [
+        "# Metrics",
+        "",
+        "Written to `runs/<name>/metrics.jsonl`, one JSON object per step, and as TensorBoard events beside it",
+        "(`tensorboard --logdir runs`). Every row also holds `step` (optimizer steps done) and `time_s` (seconds since",
+        "the run began). A value that was NaN or infinite stands as `null`. `{head}` is the name of a reward head.",
+        "This page is generated from the catalogue in `negalign_ray/metrics.py` by `make docs`.",
+    ]
+    role = None
+    for key, metric in METRICS.items():
+        if role != (role := key.split("/")[0]):
+            lines += ["", f"## {role}", "", "| key | unit | meaning | a bad value |", "|---|---|---|---|"]
+        lines.append(f"| `{key}` | {metric.unit} | {metric.meaning} | {metric.bad} |")
+    return "\n".join(lines) + "\n"
+
+
+class MetricsWriter:
+    """Appends rows to <run_dir>/metrics.jsonl, each complete on disk when `write` returns, and TensorBoard events.
+
+    Opening an existing file goes on where it ended: a line torn by a kill is cut off, and `time_s` continues.
+    """
+
+    def __init__(self, run_dir: Path, *, tensorboard: bool = True):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self.path = run_dir / FILE_NAME
+        self.num_nonfinite = 0
+        earlier_s = _repair_tail(self.path)
+        self._start = time.monotonic() - earlier_s
+        self._file: IO[str] = self.path.open("a", encoding="utf-8", buffering=1)
+        self._tensorboard_dir = run_dir / "tensorboard" if tensorboard else None
+        self._events: EventFileWriter | None = None
+
+    def write(self, step: int, values: Mapping[str, float | int | None]) -> Row:
+        """Write one row and return it. None means "not measured in this step". Raises UnknownMetricError."""
+        row: Row = {"step": step, "time_s": round(time.monotonic() - self._start, 3)}
+        for key, value in values.items():
+            metric_for(key)
+            if value is not None and not math.isfinite(value):
+                self.num_nonfinite += 1
+                value = None
+            row[key] = value if value is None or isinstance(value, int) else float(value)
+        if self.num_nonfinite:
+            row[NONFINITE] = self.num_nonfinite
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        if self._tensorboard_dir is not None:
+            self._write_events(step, row)
+        return row
+
+    def _write_events(self, step: int, row: Row) -> None:
+        # Imported at the first row: it takes half a second, which `--help` and tests of other things need not pay.
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        if self._events is None:
+            self._events = EventFileWriter(str(self._tensorboard_dir), flush_secs=10)
+        scalars = [
+            Summary.Value(tag=key, simple_value=value) for key, value in row.items() if "/" in key and value is not None
+        ]
+        self._events.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
+
+    def close(self) -> None:
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """Rows in the order of their steps. Steps repeated after a restart are merged; the later value wins.
+
+    `path` is a metrics.jsonl or a run directory. A torn last line (the run was killed) is left out.
+    """
+    path = path / FILE_NAME if path.is_dir() else path
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; name a run directory or its {FILE_NAME}.")
+    by_step: dict[int, Row] = {}
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line break is empty or torn
+        try:
+            row = json.loads(line)
+            by_step.setdefault(row["step"], {}).update(row)
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{path}:{number} is not a row of metrics ({error!r}); remove the line.") from error
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _repair_tail(path: Path) -> float:
+    """Cut off a torn last line and return the last row's time_s (0.0 for a new file)."""
+    if not path.is_file():
+        return 0.0
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        os.truncate(path, len(whole))
+    rows = read_metrics(path)
+    return max((float(row["time_s"] or 0.0) for row in rows), default=0.0)

@@ -1,0 +1,24 @@
+"""Which number type a role computes in."""
+
+from pathlib import Path
+
+from negalign_ray.config import Dtype
+
+BF16_CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # x86 names, and Arm's
+
+
+def resolve_dtype(dtype: Dtype, *, gpus: float) -> str:
+    """ "bfloat16" or "float32". Without native bf16 products a CPU is several times slower in bf16 than in fp32."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if gpus > 0 or cpu_multiplies_bfloat16() else "float32"
+
+
+def cpu_multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    if not cpuinfo.exists():
+        return False
+    for line in cpuinfo.read_text().splitlines():
+        name, _, flags = line.partition(":")
+        if name.strip().lower() in ("flags", "features"):
+            return bool(BF16_CPU_FLAGS & set(flags.split()))
+    return False

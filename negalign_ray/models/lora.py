@@ -1,0 +1,71 @@
+"""LoRA through peft, injected in place; samplers and exports get the merged weights under the original names."""
+
+from collections.abc import Iterator, Mapping
+
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from negalign_ray.config import LoRAConfig
+from negalign_ray.errors import ModelError
+
+ADAPTER = "default"
+
+
+def inject_lora(model: PreTrainedModel, config: LoRAConfig) -> None:
+    """Freeze `model` and add trainable adapters to its linear layers, in place.
+
+    ModelError: a target that names no linear layer of the model, or the output head (which must stay a plain product).
+    """
+    _check_targets(model, config.target_modules)
+    targets = config.target_modules
+    peft_config = LoraConfig(
+        r=config.r,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+    )
+    inject_adapter_in_model(peft_config, model, adapter_name=ADAPTER)
+
+
+def lora_scaling(model: nn.Module) -> dict[str, float]:
+    """Module name -> the factor alpha / r of its adapter; empty without LoRA."""
+    return {name: module.scaling[ADAPTER] for name, module in model.named_modules() if isinstance(module, LoraLinear)}
+
+
+def merged_weights(named: Mapping[str, Tensor], scaling: Mapping[str, float]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors under the names of the original state dict, in its dtype; `named` itself is left untouched.
+
+        q_proj.base_layer.weight + scaling * lora_B.weight @ lora_A.weight (in float32) -> q_proj.weight
+
+    `named` holds the injected model's full tensors by parameter name, `scaling` comes from `lora_scaling`.
+    """
+    for name, tensor in named.items():
+        if ".lora_A." in name or ".lora_B." in name:
+            continue
+        module, _, leaf = name.rpartition(".base_layer.")
+        if not module:
+            yield name, tensor
+        elif leaf == "weight":
+            down_RI = named[f"{module}.lora_A.{ADAPTER}.weight"]
+            up_OR = named[f"{module}.lora_B.{ADAPTER}.weight"]
+            delta_OI = scaling[module] * (up_OR.float() @ down_RI.float())
+            yield f"{module}.weight", (tensor.float() + delta_OI).to(tensor.dtype)
+        else:
+            yield f"{module}.{leaf}", tensor
+
+
+def _check_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> None:
+    if targets == "all-linear":
+        return
+    head = model.get_output_embeddings()
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    for target in (targets,) if isinstance(targets, str) else targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            known = sorted({name.rpartition(".")[2] for name in names})
+            raise ModelError(
+                f"learners.lora.target_modules: {target!r} is no linear layer of {type(model).__name__}; "
+                f"use 'all-linear' or some of {known}."
+            )

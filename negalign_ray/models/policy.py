@@ -1,0 +1,109 @@
+"""Summed log-probs of responses under a causal LM: the one quantity that every loss, reference and measure needs.
+
+# Axes: B = rows, T = tokens of the longest row, H = hidden size, P = predicted response tokens, N = responses.
+"""
+
+import inspect
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from negalign_ray.data.collate import PackedRows
+from negalign_ray.errors import ModelError
+from negalign_ray.models.logprob_head import LogprobHead
+
+# Settings of heads that do more than a matrix product, with the value at which they do nothing.
+HEAD_SETTINGS = {"final_logit_softcapping": None, "logit_scale": 1, "logits_scaling": 1, "lm_head_multiplier": 1}
+ATTENTION_KINDS = {"full_attention", "sliding_attention"}
+
+
+class ResponseLogprobs(nn.Module):
+    """Wraps a Hugging Face causal LM and replaces its `lm_head` by one that prices tokens (same Parameter, same name).
+
+    ModelError: the model's head or attention is one that we would not compute exactly. Dropout is switched off.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, chunk_tokens: int = 1024, gradient_checkpointing: bool = False):
+        super().__init__()
+        _require_plain_head(model)
+        _require_maskable_attention(model)
+        _switch_dropout_off(model)
+        model.set_output_embeddings(LogprobHead(model.get_output_embeddings(), chunk_tokens=chunk_tokens))
+        if gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.model = model
+        self.max_position = _max_position(model)
+
+    def forward(self, rows: PackedRows, *, per_token: bool = False) -> Tensor:
+        """Summed log-probs [N] in nats, float32; with `per_token`, [P] in the order of `rows.response_P`."""
+        if rows.max_position >= self.max_position:
+            raise ModelError(
+                f"a prompt with its response has {rows.max_position + 1} tokens, but the model attends to "
+                f"{self.max_position}; lower data.max_prompt_tokens or the response length."
+            )
+        base = self.model.base_model
+        # An additive mask once, because SDPA would convert a boolean one again in every layer.
+        dtype = self.model.dtype
+        mask_B1TT = torch.zeros_like(rows.mask_B1TT, dtype=dtype).masked_fill_(~rows.mask_B1TT, torch.finfo(dtype).min)
+        hidden_BTH = base(
+            input_ids=rows.input_ids_BT, attention_mask=mask_B1TT, position_ids=rows.position_ids_BT, use_cache=False
+        ).last_hidden_state
+        hidden_PH = hidden_BTH[rows.row_P, rows.col_P]
+        logprob_P = self.model.get_output_embeddings()(hidden_PH, rows.target_P)
+        if per_token:
+            return logprob_P
+        return logprob_P.new_zeros(rows.num_responses).index_add(0, rows.response_P, logprob_P)
+
+
+def _require_plain_head(model: PreTrainedModel) -> None:
+    name = type(model).__name__
+    config = model.config.get_text_config().to_dict()
+    for setting, neutral in HEAD_SETTINGS.items():
+        value = config.get(setting, neutral)
+        if value not in (neutral, None):
+            raise ModelError(
+                f"{name} has {setting}={value}: its log-probs are not those of a plain matrix product, which is all "
+                "that we compute exactly; choose a model without it."
+            )
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear:
+        raise ModelError(
+            f"{name}: its output head is {type(head).__name__}, not a plain nn.Linear; choose another model."
+        )
+    if head.bias is not None:
+        raise ModelError(f"{name}: its lm_head has a bias, which we do not compute; choose another model.")
+
+
+def _require_maskable_attention(model: PreTrainedModel) -> None:
+    name = type(model).__name__
+    parameters = inspect.signature(model.base_model.forward).parameters
+    missing = {"attention_mask", "position_ids"} - set(parameters)
+    if missing:
+        raise ModelError(
+            f"{name} takes no {' and no '.join(sorted(missing))}, so answers to one prompt cannot share a row; "
+            "choose a decoder-only transformer with rotary or learned positions."
+        )
+    kinds = set(model.config.get_text_config().to_dict().get("layer_types") or ()) - ATTENTION_KINDS
+    if kinds:
+        raise ModelError(
+            f"{name} has layers of kind {sorted(kinds)}, which ignore attention masks; choose another model."
+        )
+
+
+def _max_position(model: PreTrainedModel) -> int:
+    """Positions at which our mask equals the model's own: its context, or its sliding window where it has one."""
+    config = model.config.get_text_config().to_dict()
+    limits = [config.get("max_position_embeddings")]
+    if config.get("use_sliding_window", True):
+        limits.append(config.get("sliding_window"))
+    return min((limit for limit in limits if limit), default=2**31)
+
+
+def _switch_dropout_off(model: PreTrainedModel) -> None:
+    """Losses compare the policy with frozen references: noise on one side only would be read as a change."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(vars(module).get("attention_dropout"), float):
+            module.attention_dropout = 0.0

@@ -1,0 +1,87 @@
+"""A judge of one's own: a linear head fitted on rows that are kept out of training and of held-out evaluation.
+
+What makes it independent of training, and what does not:
+
+- Its rows are disjoint from the rows that training sees, by prompt (`split_for_judge`), and it is never a training reward. A
+  model cannot have memorised what the judge knows.
+- It comes from the same collection as the negatives, so it measures "does the answer look like this collection's bad answers",
+  style included. It is not a second opinion about harm in general. Report it beside a head of other origin, and read the
+  answers.
+- Its benign class must look like real answers. Human answers alone differ from a model's in style; a judge is better when the
+  initial model's own answers to benign prompts stand beside them.
+
+    prompts --split_for_judge--> (judge rows, training rows);  fit_judge(judge negatives, benign) --> LinearHead
+"""
+
+import logging
+import random
+from collections.abc import Sequence
+
+from negalign_ray.errors import DataError
+from negalign_ray.records import Prompt
+from negalign_ray.rewards.linear import LinearHead, fit_linear_head
+from negalign_ray.rewards.protocol import TextInput
+
+logger = logging.getLogger(__name__)
+MIN_TEXTS = 10  # per class; below this the cross-validated figure means nothing
+WEAK_AUROC = 0.7
+
+
+def split_for_judge(
+    prompts: Sequence[Prompt], *, judge_frac: float, seed: int
+) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """(judge's rows, training rows): disjoint by prompt text, every behaviour in proportion, order kept."""
+    by_behaviour: dict[str, list[str]] = {}
+    for prompt in prompts:
+        texts = by_behaviour.setdefault(prompt.behaviour or "", [])
+        if prompt.text not in texts:
+            texts.append(prompt.text)
+    rng = random.Random(seed)
+    chosen: set[str] = set()
+    for behaviour in sorted(by_behaviour):
+        texts = sorted(by_behaviour[behaviour])
+        rng.shuffle(texts)
+        chosen.update(texts[: round(len(texts) * judge_frac)])
+    for_judge = tuple(prompt for prompt in prompts if prompt.text in chosen)
+    for_training = tuple(prompt for prompt in prompts if prompt.text not in chosen)
+    return for_judge, for_training
+
+
+def fit_judge(
+    negative_texts: Sequence[str],
+    benign_texts: Sequence[str],
+    *,
+    name: str = "judge",
+    text_input: TextInput = "response",
+    seed: int = 0,
+    note: str = "",
+) -> LinearHead:
+    """Fit the judge on kept-out answers; `card.auroc` is its cross-validated AUROC. Repeated texts count once.
+
+    A text that is in both lists tells the judge nothing and is refused. Raises DataError, also below MIN_TEXTS a class.
+    """
+    negatives, benign = list(dict.fromkeys(negative_texts)), list(dict.fromkeys(benign_texts))
+    both = set(negatives) & set(benign)
+    if both:
+        raise DataError(f"{len(both)} answers are given to the judge as negative and as benign; remove them from one.")
+    if min(len(negatives), len(benign)) < MIN_TEXTS:
+        raise DataError(
+            f"a judge needs at least {MIN_TEXTS} different answers of each class; got {len(negatives)} negative and "
+            f"{len(benign)} benign. Keep more rows out of training for it."
+        )
+    head = fit_linear_head(
+        negatives + benign,
+        [True] * len(negatives) + [False] * len(benign),
+        name=name,
+        text_input=text_input,
+        seed=seed,
+        note=note or "fitted on rows kept out of training; knows the style of this collection, not harm in general",
+    )
+    if head.card.auroc is not None and head.card.auroc < WEAK_AUROC:
+        logger.warning(
+            "the judge %r separates kept-out negatives from benign answers with an AUROC of only %.2f (0.5 is chance); "
+            "its figures will be noisy",
+            name,
+            head.card.auroc,
+        )
+    return head

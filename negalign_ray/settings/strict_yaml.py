@@ -1,0 +1,48 @@
+"""YAML for settings: plain data only, and every surprise of YAML refused with its line."""
+
+from typing import Any
+
+import yaml
+
+from negalign_ray.errors import ConfigError
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML without tags, anchors, aliases, repeated keys and keys that are no text."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or (isinstance(event, yaml.NodeEvent) and event.anchor):
+            raise yaml.MarkedYAMLError(
+                problem="anchors (&, *) are not read; write it out", problem_mark=event.start_mark
+            )
+        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.tag is not None:
+            raise yaml.MarkedYAMLError(
+                problem=f"the tag {event.tag} is not read; write plain text, numbers, lists and sections",
+                problem_mark=event.start_mark,
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is not a name", problem_mark=key_node.start_mark)
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key!r} stands twice in one section; keep one", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, *, where: str) -> Any:
+    """Plain data from YAML text. Raises ConfigError that starts with `where` and the line."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # a SafeLoader, made stricter
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
+        raise ConfigError(f"{where}{line}: {error.problem or error.context}.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: this is not YAML ({str(error).splitlines()[0]}).") from None

@@ -1,0 +1,107 @@
+"""Handwritten roles for the rollout loop: they answer at once, and fail when told to."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from negalign_ray.errors import RoleError, ScoreError
+from negalign_ray.loops.buffer import Handle
+from negalign_ray.loops.orders import OrderFactory
+from negalign_ray.loops.roles import StageResult
+from negalign_ray.records import Group, Order, Prompt, Response, Role, WeightReceipt
+
+
+def make_prompt(prompt_id: int) -> Prompt:
+    negative = Response(role=Role.NEGATIVE, token_ids=(7, 8, 9), text="no")
+    return Prompt(prompt_id, f"prompt {prompt_id}", (("user", f"prompt {prompt_id}"),), (1, 2, prompt_id), (negative,))
+
+
+def make_factory(*, num_prompts: int = 5, num_samples: int = 2, seed: int = 0) -> OrderFactory:
+    return OrderFactory(
+        [make_prompt(prompt_id) for prompt_id in range(num_prompts)],
+        instructions=[("kind", "Be kind."), ("honest", "Be honest."), ("fair", "Be fair.")],
+        num_samples=num_samples,
+        seed=seed,
+        context_ids=lambda prompt, instruction: (len(instruction or ""), *prompt.token_ids),
+    )
+
+
+def answer(order: Order, index: int, version: int) -> Response:
+    request = order.requests[index]
+    return Response(
+        role=Role.SAMPLE,
+        token_ids=(request.seed % 1000, index),
+        text=f"answer {index}",
+        instruction=request.instruction,
+        context_ids=request.context_ids,
+        weight_version=version,
+        finish_reason="stop",
+        sampler_logprobs=(-1.0, -2.0),
+    )
+
+
+@dataclass
+class FakeFleet:
+    """`fault(kind, number)` is asked before call number 0, 1, ... of each kind: "sample", "score", "load", "empty"."""
+
+    num_samplers: int = 1
+    fault: Callable[[str, int], bool] = lambda kind, number: False
+    versions: list[int] = field(default_factory=list)
+    calls: dict[str, int] = field(default_factory=dict)
+    replaced: list[int] = field(default_factory=list)
+    waves: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
+    hold_samples: asyncio.Event | None = None  # when set, sampling waits for it
+
+    def __post_init__(self):
+        self.versions = [0] * self.num_samplers
+
+    def _fails(self, kind: str) -> bool:
+        number = self.calls.get(kind, 0)
+        self.calls[kind] = number + 1
+        return self.fault(kind, number)
+
+    async def sample(self, rank: int, orders: Sequence[Order]) -> StageResult:
+        self.waves.append((rank, tuple(order.order_id for order in orders)))
+        await asyncio.sleep(0)
+        if self.hold_samples is not None:
+            await self.hold_samples.wait()
+        if self._fails("sample"):
+            raise RoleError("killed", role="sampler", rank=rank, weight_version=self.versions[rank])
+        groups = []
+        for order in orders:
+            keep = 0 if self._fails("empty") else len(order.requests)
+            samples = tuple(answer(order, index, self.versions[rank]) for index in range(keep))
+            groups.append(Group(order.order_id, order.prompt, (*order.prompt.responses, *samples)))
+        return _result(groups)
+
+    async def hold(self, groups: Sequence[Group]) -> StageResult:
+        return _result(groups)
+
+    async def score(self, handles: Sequence[Handle]) -> StageResult:
+        await asyncio.sleep(0)
+        if self._fails("score"):
+            raise ScoreError("HTTP 500", role="scorer")
+        return _result([_with_reward(handle.ref) for handle in handles])
+
+    async def price(self, handles: Sequence[Handle]) -> StageResult:
+        await asyncio.sleep(0)
+        return _result([handle.ref for handle in handles])
+
+    async def load_weights(self, rank: int, weights: object, version: int) -> WeightReceipt:
+        await asyncio.sleep(0)
+        if self._fails("load"):
+            raise RoleError("checksum differs", role="sampler", rank=rank, weight_version=self.versions[rank])
+        self.versions[rank] = version
+        return WeightReceipt(rank, version, checksum=0, seconds=0.5, num_bytes=4)
+
+    async def replace_sampler(self, rank: int, weights: object, version: int) -> None:
+        self.replaced.append(rank)
+        self.versions[rank] = version if weights is not None else 0
+
+
+def _with_reward(group: Group) -> Group:
+    return replace(group, responses=tuple(replace(response, rewards={"harm": 0.25}) for response in group.responses))
+
+
+def _result(groups: Sequence[Group]) -> StageResult:
+    return StageResult(tuple(Handle(group, group.card()) for group in groups), busy_s=0.1, num_tokens=10)

@@ -1,0 +1,184 @@
+"""The conductor's loop, driven by fakes: every order ends exactly once, whatever fails."""
+
+import asyncio
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from negalign_ray.config import SamplingConfig
+from negalign_ray.errors import RoleError
+from negalign_ray.loops.buffer import Outcome
+from negalign_ray.loops.rollout import Rollout
+from tests.loops.fakes import FakeFleet, make_factory
+
+GROUPS = 3
+
+
+def make_rollout(fleet: FakeFleet, *, num_steps: int, num_samples: int = 2, **sampling) -> Rollout:
+    config = SamplingConfig(num_samples=max(num_samples, 1), **{"online_from_step": 0, "buffer_groups": 6, **sampling})
+    return Rollout(
+        fleet=fleet,
+        orders=make_factory(num_samples=num_samples),
+        config=config,
+        groups_per_step=GROUPS,
+        num_steps=num_steps,
+    )
+
+
+async def train_all(rollout: Rollout, num_steps: int) -> list:
+    """A learner that does nothing but pull, publish and report."""
+    await rollout.start()
+    batches = []
+    for step in range(num_steps):
+        batch = await rollout.pull(step, timeout_s=5)
+        batches.append(batch)
+        if rollout.schedule.publishes(step + 1):
+            await rollout.publish(step + 1, f"weights {step + 1}")
+        await rollout.trained(step)
+    await rollout.close()
+    return batches
+
+
+def run(rollout: Rollout, num_steps: int) -> list:
+    return asyncio.run(train_all(rollout, num_steps))
+
+
+def test_strictly_on_policy_batches_are_written_by_the_version_that_trains_on_them():
+    batches = run(make_rollout(FakeFleet(), num_steps=4), 4)
+    assert [{h.card.weight_version for h in batch.handles} for batch in batches] == [{0}, {1}, {2}, {3}]
+
+
+def test_one_step_of_staleness_lets_the_next_step_be_sampled_while_this_one_trains():
+    async def scenario():
+        fleet = FakeFleet()
+        rollout = make_rollout(fleet, num_steps=3, staleness=1)
+        await rollout.start()
+        await rollout.pull(0, timeout_s=5)
+        await rollout.pull(1, timeout_s=5)  # there before step 0 was reported as trained
+        assert len(fleet.waves) == 2
+        await rollout.close()
+
+    asyncio.run(scenario())
+
+
+def test_on_policy_sampling_waits_for_the_new_weights():
+    async def scenario():
+        rollout = make_rollout(FakeFleet(), num_steps=2)
+        await rollout.start()
+        await rollout.pull(0, timeout_s=5)
+        await rollout.trained(0)
+        with pytest.raises(TimeoutError):
+            await rollout.pull(1, timeout_s=0.05)
+        await rollout.publish(1, "weights")
+        assert (await rollout.pull(1, timeout_s=5)).handles[0].card.weight_version == 1
+        await rollout.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_step_is_split_evenly_and_in_order_over_the_samplers():
+    fleet = FakeFleet(num_samplers=2)
+    run(make_rollout(fleet, num_steps=2), 2)
+    assert sorted(fleet.waves) == [(0, (0, 1)), (0, (3, 4)), (1, (2,)), (1, (5,))]
+
+
+def test_batches_keep_the_order_of_the_orders_with_any_number_of_samplers():
+    for num_samplers in (1, 2, 3):
+        batches = run(make_rollout(FakeFleet(num_samplers=num_samplers), num_steps=3), 3)
+        assert [h.card.order_id for batch in batches for h in batch.handles] == list(range(9))
+
+
+def test_a_failed_sampler_is_replaced_and_its_orders_are_issued_again():
+    fleet = FakeFleet(fault=lambda kind, number: (kind, number) == ("sample", 1))
+    rollout = make_rollout(fleet, num_steps=3)
+    batches = run(rollout, 3)
+    assert fleet.replaced == [0]
+    assert rollout.counts["reissued"] == GROUPS
+    assert [h.card.order_id for batch in batches for h in batch.handles] == list(range(9)), "none lost, none twice"
+
+
+def test_a_sampler_that_does_not_confirm_new_weights_is_replaced_at_the_new_version():
+    fleet = FakeFleet(fault=lambda kind, number: (kind, number) == ("load", 0))
+    batches = run(make_rollout(fleet, num_steps=2), 2)
+    assert fleet.replaced == [0]
+    assert {h.card.weight_version for h in batches[1].handles} == {1}
+
+
+def test_a_sampler_that_always_fails_ends_the_run_with_its_own_error():
+    rollout = make_rollout(FakeFleet(fault=lambda kind, number: kind == "sample"), num_steps=2, max_attempts=3)
+    with pytest.raises(RoleError, match=r"sampler\[0\] v0: killed"):
+        run(rollout, 2)
+    assert len(rollout.buffer.ledger.open_ids) == GROUPS, "the driver ends them with close()"
+
+
+def test_a_group_whose_scoring_fails_is_dropped_counted_and_ordered_again_never_scored_zero():
+    rollout = make_rollout(FakeFleet(fault=lambda kind, number: (kind, number) == ("score", 0)), num_steps=2)
+    batches = run(rollout, 2)
+    assert rollout.buffer.ledger.outcomes == {Outcome.DROPPED_SCORE: 3, Outcome.TRAINED: 6}
+    assert all(h.card.rewards["harm", "sample"] == 0.25 for batch in batches for h in batch.handles)
+
+
+def test_a_group_without_usable_samples_is_replaced_in_its_own_slot():
+    rollout = make_rollout(FakeFleet(fault=lambda kind, number: (kind, number) == ("empty", 1)), num_steps=1)
+    (batch,) = run(rollout, 1)
+    assert [h.card.order_id for h in batch.handles] == [0, 3, 2]
+    assert rollout.buffer.ledger.outcomes == {Outcome.DROPPED_EMPTY: 1, Outcome.TRAINED: 3}
+
+
+def test_a_head_that_never_works_ends_the_run_instead_of_ordering_for_ever():
+    rollout = make_rollout(FakeFleet(fault=lambda kind, number: kind == "score"), num_steps=1, max_attempts=2)
+    with pytest.raises(RoleError, match=r"7 orders in a row.*HTTP 500"):
+        run(rollout, 1)
+
+
+def test_interval_mode_samples_from_one_snapshot_until_the_next_refresh():
+    rollout = make_rollout(FakeFleet(), num_steps=6, schedule="interval", online_from_step=1, refresh_every=2)
+    batches = run(rollout, 6)
+    assert [batch.handles[0].card.weight_version for batch in batches] == [0, 1, 1, 3, 3, 5]
+
+
+def test_stopping_hands_every_waiting_learner_none():
+    async def scenario():
+        fleet = FakeFleet(hold_samples=asyncio.Event())
+        rollout = make_rollout(fleet, num_steps=2)
+        await rollout.start()
+        waiting = asyncio.create_task(rollout.pull(0, timeout_s=5))
+        await asyncio.sleep(0.01)
+        await rollout.stop()
+        assert await waiting is None
+        await rollout.close()
+        assert rollout.buffer.ledger.outcomes == {Outcome.FAILED: GROUPS}
+
+    asyncio.run(scenario())
+
+
+def test_methods_without_samples_never_trouble_a_sampler():
+    fleet = FakeFleet()
+    batches = run(make_rollout(fleet, num_steps=2, num_samples=0), 2)
+    assert fleet.waves == []
+    assert batches[0].handles[0].card.weight_version is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    faults=st.sets(st.tuples(st.sampled_from(["sample", "score", "load", "empty"]), st.integers(0, 6)), max_size=8),
+    num_samplers=st.integers(1, 3),
+    staleness=st.integers(0, 3),
+    buffer_groups=st.integers(3, 12),
+    start=st.integers(0, 3),
+)
+def test_every_order_ends_exactly_once_whatever_fails(faults, num_samplers, staleness, buffer_groups, start):
+    fleet = FakeFleet(num_samplers=num_samplers, fault=lambda kind, number: (kind, number) in faults)
+    rollout = make_rollout(
+        fleet, num_steps=4, staleness=staleness, buffer_groups=buffer_groups, online_from_step=start, max_attempts=20
+    )
+    batches = run(rollout, 4)
+    ledger = rollout.buffer.ledger
+    trained = [h.card.order_id for batch in batches for h in batch.handles]
+    assert len(set(trained)) == len(trained) == 4 * GROUPS == ledger.outcomes[Outcome.TRAINED]
+    assert sum(ledger.outcomes.values()) == ledger.issued
+    assert not ledger.open_ids
+    for batch in batches:
+        oldest = rollout.schedule.oldest_allowed(batch.step)
+        assert all(oldest <= h.card.weight_version <= batch.step for h in batch.handles)

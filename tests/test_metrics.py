@@ -1,0 +1,127 @@
+"""The catalogue of metrics, and the files they are written to."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from negalign_ray.errors import DataError
+from negalign_ray.metrics import (
+    METRICS,
+    MetricsWriter,
+    UnknownMetricError,
+    catalogue_markdown,
+    metric_for,
+    read_metrics,
+)
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def test_docs_page_equals_the_catalogue():
+    assert (DOCS / "metrics.md").read_text() == catalogue_markdown(), "run `make docs`"
+
+
+def test_every_metric_says_what_it_means_and_what_a_bad_value_hints_at():
+    for key, metric in METRICS.items():
+        role, _, name = key.partition("/")
+        assert role in {"learner", "sampler", "scorer", "reference", "conductor"}, key
+        assert name, key
+        assert metric.unit, key
+        assert metric.meaning.endswith("."), key
+        assert metric.bad.endswith("."), key
+        assert "|" not in metric.unit + metric.meaning + metric.bad, f"{key} would break the table"
+
+
+def test_a_key_with_a_head_name_finds_its_pattern():
+    assert metric_for("scorer/toxicity_sample") is METRICS["scorer/{head}_sample"]
+    assert metric_for("scorer/two_words_negative") is METRICS["scorer/{head}_negative"]
+
+
+@pytest.mark.parametrize("key", ["learner/los", "scorer/{head}_sample", "scorer/Tox_sample", "loss", "scorer/a_b"])
+def test_an_unknown_key_is_refused_before_anything_is_written(tmp_path, key):
+    with MetricsWriter(tmp_path, tensorboard=False) as writer, pytest.raises(UnknownMetricError, match="catalogue"):
+        writer.write(1, {"learner/loss": 0.5, key: 1.0})
+    assert read_metrics(tmp_path) == []
+
+
+def test_a_row_is_complete_on_disk_as_soon_as_it_is_written(tmp_path):
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        returned = writer.write(3, {"learner/loss": 0.25, "learner/tokens": 7, "learner/mismatch_nats": None})
+        [row] = read_metrics(tmp_path / "metrics.jsonl")
+    assert row == returned
+    assert row["step"] == 3
+    assert row["time_s"] >= 0
+    assert (row["learner/loss"], row["learner/tokens"], row["learner/mismatch_nats"]) == (0.25, 7, None)
+    assert isinstance(row["learner/tokens"], int)
+
+
+def test_non_finite_values_become_null_and_are_counted(tmp_path):
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(1, {"learner/loss": 1.0})
+        writer.write(2, {"learner/loss": float("nan"), "learner/grad_norm": float("inf")})
+        writer.write(3, {"learner/loss": float("-inf")})
+        assert writer.num_nonfinite == 3
+    first, second, third = read_metrics(tmp_path)
+    assert "conductor/nonfinite_values" not in first
+    assert (second["learner/loss"], second["learner/grad_norm"], second["conductor/nonfinite_values"]) == (
+        None,
+        None,
+        2,
+    )
+    assert third["conductor/nonfinite_values"] == 3
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_steps_repeated_after_a_restart_are_merged_and_the_later_value_wins(tmp_path):
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(1, {"learner/loss": 0.7})
+        writer.write(2, {"learner/loss": 0.6, "learner/lr": 1.0})
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(2, {"learner/loss": 0.5})
+        writer.write(3, {"learner/loss": 0.4})
+    rows = read_metrics(tmp_path)
+    assert [(row["step"], row["learner/loss"]) for row in rows] == [(1, 0.7), (2, 0.5), (3, 0.4)]
+    assert rows[1]["learner/lr"] == 1.0
+
+
+def test_a_line_torn_by_a_kill_is_left_out_by_readers_and_cut_off_by_the_next_writer(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "time_s": 100.0}\n{"step": 2, "ti')
+    assert [row["step"] for row in read_metrics(path)] == [1]
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        row = writer.write(2, {"learner/loss": 0.5})
+    assert row["time_s"] >= 100.0, "the clock of the run goes on"
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+
+
+def test_a_broken_line_is_named_by_its_number(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "time_s": 0.0}\nnonsense\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl:2 "):
+        read_metrics(path)
+    with pytest.raises(DataError, match="does not exist"):
+        read_metrics(tmp_path / "elsewhere.jsonl")
+
+
+def test_tensorboard_reads_the_events_back(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(1, {"learner/loss": 0.75, "learner/grad_norm": float("nan")})
+        writer.write(2, {"learner/loss": 0.5})
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(scalar.step, scalar.value) for scalar in events.Scalars("learner/loss")] == [(1, 0.75), (2, 0.5)]
+    assert "learner/grad_norm" not in events.Tags()["scalars"]
+
+
+def test_writing_metrics_imports_no_torch(tmp_path):
+    code = (
+        "import sys, pathlib; from negalign_ray.metrics import MetricsWriter\n"
+        "with MetricsWriter(pathlib.Path(sys.argv[1])) as writer: writer.write(1, {'learner/loss': 1.0})\n"
+        "assert 'torch' not in sys.modules and 'ray' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
