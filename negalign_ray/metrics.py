@@ -53,16 +53,31 @@ METRICS: dict[str, Metric] = {
     "learner/margin_nats": Metric(
         "nats", "Anchor term minus negative term, the logit of the loss.", "Falling: the loss pushes the wrong way."
     ),
+    "learner/positive_nats": Metric(
+        "nats",
+        "DPO: weight times the mean summed log-ratio of the good answers to rpos.",
+        "Falling with the negatives.",
+    ),
     "learner/negative_logratio_nats": Metric(
         "nats",
         "Mean summed log-ratio (policy to rpos) of the human negatives, without the method's weight.",
         "Far below -50: the model forgets the style of its data, not only the harm; stop earlier.",
+    ),
+    "learner/positive_logratio_nats": Metric(
+        "nats",
+        "Mean summed log-ratio (policy to rpos) of the human positives, without the method's weight.",
+        "Falling: good answers lose likelihood too; lower learners.lr.",
     ),
     "learner/sample_logratio_nats": Metric(
         "nats",
         "Mean summed log-ratio (policy to rneg) of the self-generated samples, without the method's weight.",
         "Below about -5 and falling: likelihood is displaced to neither; lower learners.lr.",
     ),
+    "learner/pair_accuracy_frac": Metric(
+        "0..1", "DPO: share of pairs whose good answer gained more than its bad one.", "Stays near 0.5: no learning."
+    ),
+    "learner/positive_nll_nats": Metric("nats", "SFT: mean negative log-prob of a good answer.", "Rising: diverging."),
+    "learner/positive_token_nll_nats": Metric("nats/token", "SFT: the same per token.", "Rising: diverging."),
     "learner/weight_frac": Metric(
         "0..1", "Mean gradient weight of the groups, 0.5 at the start.", "Near 0: groups are solved, steps are idle."
     ),

@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "negalign_ray"
 LAYERS = [
     {"errors"},
     {"config", "records", "metrics"},  # 1: plain data, no torch
-    {"methods", "data", "models", "rewards"},  # 2: functions over tensors and text
+    {"methods", "data", "models", "rewards", "settings"},  # 2: functions over tensors and text; YAML to Config
     {"engines", "loops", "evaluation"},  # 3: wrappers of heavy libraries; the two loops; measures
     {"actors"},  # 4: Ray, and nothing but Ray
     {"bench"},  # 5: measures the roles against their ceilings

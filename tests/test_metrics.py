@@ -1,6 +1,7 @@
 """The catalogue of metrics, and the files they are written to."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from negalign_ray.errors import DataError
+from negalign_ray.methods import METHODS
 from negalign_ray.metrics import (
     METRICS,
     MetricsWriter,
@@ -16,8 +18,11 @@ from negalign_ray.metrics import (
     metric_for,
     read_metrics,
 )
+from tests.methods.cases import CONFIGS, negative, positive, sample, tensors
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+PACKAGE = Path(__file__).resolve().parents[1] / "negalign_ray"
+ROLES = "learner|sampler|scorer|reference|conductor"
 
 
 def test_docs_page_equals_the_catalogue():
@@ -27,12 +32,27 @@ def test_docs_page_equals_the_catalogue():
 def test_every_metric_says_what_it_means_and_what_a_bad_value_hints_at():
     for key, metric in METRICS.items():
         role, _, name = key.partition("/")
-        assert role in {"learner", "sampler", "scorer", "reference", "conductor"}, key
+        assert role in ROLES.split("|"), key
         assert name, key
         assert metric.unit, key
         assert metric.meaning.endswith("."), key
         assert metric.bad.endswith("."), key
         assert "|" not in metric.unit + metric.meaning + metric.bad, f"{key} would break the table"
+
+
+def test_every_key_that_the_code_writes_is_in_the_catalogue():
+    literal = re.compile(rf'"((?:{ROLES})/[a-z0-9_]+)"')
+    found = {key for path in PACKAGE.rglob("*.py") for key in literal.findall(path.read_text())}
+    assert {"learner/loss", "learner/lr"} <= found
+    for key in found:
+        metric_for(key)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_metric_of_a_method_is_in_the_catalogue(name):
+    output = METHODS[name].loss(tensors([[negative(-3.0), positive(-2.0), sample(-1.0)]]), CONFIGS[name])
+    for metric in output.metrics_G:
+        metric_for(f"learner/{metric}")
 
 
 def test_a_key_with_a_head_name_finds_its_pattern():

@@ -1,7 +1,7 @@
 """A tiny random Llama in Hugging Face format, made in under two seconds: what every real-stack test trains and samples.
 
-Its tokenizer is byte-level BPE (any text round-trips), its chat template is ChatML (`<|im_start|>role\\n...<|im_end|>\\n`), and
-its head size of 32 is one that vLLM's attention supports on CPUs and GPUs.
+Its tokenizer is byte-level BPE (any text round-trips), its chat template is ChatML
+(`<|im_start|>role\\n...<|im_end|>\\n`), and its head size of 32 is one that vLLM supports on CPUs and GPUs.
 """
 
 from pathlib import Path

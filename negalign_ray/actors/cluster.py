@@ -2,11 +2,9 @@
 
 import logging
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 
@@ -45,7 +43,7 @@ def cluster(plan: Plan) -> Iterator[None]:
         _require_room(plan)
         yield
         return
-    start_ray(plan.config.run_dir)
+    start_ray()
     try:
         _require_room(plan)
         yield
@@ -53,20 +51,15 @@ def cluster(plan: Plan) -> Iterator[None]:
         ray.shutdown()
 
 
-def start_ray(run_dir: Path) -> None:
-    """A local cluster is token-authenticated, keeps its dashboard on loopback, and logs to files only."""
+def start_ray() -> None:
+    """A local cluster is token-authenticated (see this package's __init__), keeps its dashboard on loopback, and logs to files only."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep GPU visibility for actors that ask for none
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
     else:
-        if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        ray.init(
-            **quiet, include_dashboard=True, dashboard_host="127.0.0.1", object_store_memory=OBJECT_STORE_BYTES
-        )
+        ray.init(**quiet, include_dashboard=True, dashboard_host="127.0.0.1", object_store_memory=OBJECT_STORE_BYTES)
     for name in ("ray", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

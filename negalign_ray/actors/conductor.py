@@ -1,7 +1,6 @@
 """The conductor: one asyncio actor that runs the rollout loop, hands out batches, and writes the run's metrics."""
 
 import asyncio
-import functools
 import logging
 import time
 from collections.abc import Sequence
@@ -47,9 +46,13 @@ class Conductor:
         self._metrics = MetricsWriter(config.run_dir)
         chat = plan.chat()
 
-        @functools.lru_cache(maxsize=100_000)
+        contexts: dict[tuple[int, str | None], TokenIds] = {}
+
         def context_ids(prompt: Prompt, instruction: str | None) -> TokenIds:
-            return chat.prompt_ids(prompt.messages, instruction)
+            key = (prompt.prompt_id, instruction)
+            if key not in contexts:
+                contexts[key] = chat.prompt_ids(prompt.messages, instruction)
+            return contexts[key]
 
         orders = OrderFactory(
             plan.data.train,
@@ -128,9 +131,7 @@ class Conductor:
         num = self._fleet.num_samplers
         size = -(-len(requests) // num)
         parts = [requests[start : start + size] for start in range(0, len(requests), size)]
-        answers = await asyncio.gather(
-            *(self._fleet.generate(rank, part, spec) for rank, part in enumerate(parts))
-        )
+        answers = await asyncio.gather(*(self._fleet.generate(rank, part, spec) for rank, part in enumerate(parts)))
         return [generation for part in answers for generation in part]
 
     async def wait_for_version(self, version: int) -> None:

@@ -53,7 +53,9 @@ class RayFleet:
         config = plan.config
         self._config, self._deadlines = config, config.deadlines
         self._samplers = Pool("sampler", lambda rank: _make_sampler(plan, rank), config.samplers.num)
-        self._scorers = Pool("scorer", lambda rank: _make_scorer(plan, rank), config.scorers.num if config.scorers.heads else 0)
+        self._scorers = Pool(
+            "scorer", lambda rank: _make_scorer(plan, rank), config.scorers.num if config.scorers.heads else 0
+        )
         self._references = [
             Pool("reference", lambda rank, names=names: _make_reference(plan, names, rank), config.references.num)
             for names in plan.reference_pools

@@ -68,7 +68,7 @@ def run_worker(settings: dict[str, Any]) -> None:
 def _train_and_export(plan: Plan, conductor: Any, *, rank: int, world_size: int) -> None:
     config = plan.config
     engine = DeepSpeedEngine(
-        plan.model_path, config=config.learners, dtype=plan.learner_dtype, seed=config.run.seed
+        plan.model_path, config=config.learners, dtype=getattr(torch, plan.learner_dtype), seed=config.run.seed
     )
     loop = TrainingLoop(
         learner=engine,
@@ -123,7 +123,9 @@ class ConductorSource:
         try:
             return ray.get(reference, timeout=deadline_s)
         except GetTimeoutError:
-            reason = f"the conductor did not answer within deadlines.{setting}={deadline_s:g} s; see logs/conductor-0.log"
+            reason = (
+                f"the conductor did not answer within deadlines.{setting}={deadline_s:g} s; see logs/conductor-0.log"
+            )
             raise StallError(reason, role="learner", rank=self._rank) from None
         except RayError as error:
             raise typed(error, role="conductor", rank=0) from error

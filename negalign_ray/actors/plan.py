@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from negalign_ray.config import Config
-from negalign_ray.data.chat import ChatTokenizer, load_tokenizer
+from negalign_ray.data.chat import ChatTokenizer, load_chat
 from negalign_ray.data.instructions import BenignRow, Instruction, load_benign, load_instructions
 from negalign_ray.data.load import LoadedData, load_prompts
-from negalign_ray.errors import ConfigError
-from negalign_ray.methods import METHODS, Method, missing
+from negalign_ray.methods import METHODS, Method, Needs
 from negalign_ray.models.dtype import resolve_dtype
 from negalign_ray.models.packaged import resolve_model
 from negalign_ray.records import Role
@@ -47,11 +46,7 @@ class Plan:
         return {("rpos",): self.rpos_path, ("rneg",): self.rneg_path}
 
     def chat(self) -> ChatTokenizer:
-        return open_chat(self.config, self.model_path)
-
-
-def open_chat(config: Config, model_path: Path) -> ChatTokenizer:
-    return ChatTokenizer(load_tokenizer(model_path), config.model.chat_template)
+        return load_chat(self.model_path, template=self.config.model.chat_template)
 
 
 def make_plan(config: Config) -> Plan:
@@ -61,9 +56,8 @@ def make_plan(config: Config) -> Plan:
     rneg_path = resolve_model(config.references.rneg) if config.references.rneg else rpos_path
     for head in (*config.scorers.heads, *config.evaluation.heads):
         check_head(head)
-    chat = open_chat(config, model_path)
-    data = load_prompts(config.data, chat, seed=config.run.seed)
-    _require_what_the_method_needs(config, data)
+    chat = load_chat(model_path, template=config.model.chat_template)
+    data = load_prompts(config.data, chat, seed=config.run.seed, needs=needed_roles(METHODS[config.method.name].needs))
     return Plan(
         config=config,
         model_path=model_path,
@@ -78,12 +72,8 @@ def make_plan(config: Config) -> Plan:
     )
 
 
-def _require_what_the_method_needs(config: Config, data: LoadedData) -> None:
-    roles = {response.role for prompt in data.train for response in prompt.responses}
-    lack = missing(
-        METHODS[config.method.name].needs,
-        has_negatives=Role.NEGATIVE in roles,
-        has_positives=Role.POSITIVE in roles,
+def needed_roles(needs: Needs) -> frozenset[Role]:
+    """Human responses that every training prompt must have."""
+    return frozenset(
+        role for role, needed in ((Role.NEGATIVE, needs.negatives), (Role.POSITIVE, needs.positives)) if needed
     )
-    if lack:
-        raise ConfigError(f"method.name={config.method.name}: {lack}")

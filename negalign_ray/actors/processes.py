@@ -63,7 +63,9 @@ def typed(error: RayError, *, role: str, rank: int, version: int | None = None) 
     """The typed error behind a Ray error; anything else becomes a RoleError with the last line of its reason."""
     if isinstance(error, RayTaskError) and isinstance(error.cause, NegalignError):
         return error.cause
-    reason = repr(error.cause) if isinstance(error, RayTaskError) else str(error).strip().splitlines()[0]
+    lines = str(error).strip().splitlines()
+    died_at_start = "creation task" in lines[0]  # then the last line is the constructor's own error
+    reason = repr(error.cause) if isinstance(error, RayTaskError) else lines[-1 if died_at_start else 0]
     return RoleError(f"{reason}; see this role's file in logs/", role=role, rank=rank, weight_version=version)
 
 

@@ -47,9 +47,7 @@ class Reference:
 
     def _unknown_part(self, group: Group) -> Group | None:
         responses = tuple(
-            response
-            for response in group.responses
-            if (group.prompt.token_ids, response.token_ids) not in self._cache
+            response for response in group.responses if (group.prompt.token_ids, response.token_ids) not in self._cache
         )
         return replace(group, responses=responses) if responses else None
 

@@ -1,8 +1,8 @@
 """A whole run from the driver's side.
 
-    plan --> cluster --> conductor (samplers, scorers, references) --> learners --> model/
-                              |  before                        after  |
-                              +---------- evaluation ------------------+--> summary.json
+plan --> cluster --> conductor (samplers, scorers, references) --> learners --> model/
+                          |  before                        after  |
+                          +---------- evaluation ------------------+--> summary.json
 """
 
 import json
@@ -87,6 +87,7 @@ def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
 class _Run:
     def __init__(self, plan: Plan, on_status: OnStatus) -> None:
         self._plan, self._config, self._on_status = plan, plan.config, on_status
+        self._evaluation = Evaluation(plan) if plan.config.evaluation.enabled else None
         self._conductor: Any = None
 
     def execute(self) -> dict[str, Any]:
@@ -102,19 +103,21 @@ class _Run:
 
     def _evaluate_train_evaluate(self) -> dict[str, Any]:
         trainer = _Background(make_trainer(self._plan, self._conductor).fit)  # starts up while `before` is measured
-        evaluation = Evaluation(self._plan, self._generate) if self._config.evaluation.enabled else None
-        if evaluation:
+        before = None
+        if self._evaluation:
             self._on_status("evaluating before", None)
-            evaluation.before()
+            before = self._evaluation.answer(self._generate)
         self._call("start")
         self._watch(trainer)
         status = self._status()
-        summary: dict[str, Any] = {"steps": status.step, "model": str(self._config.run_dir / "model")}
-        if evaluation:
+        model_path = self._config.run_dir / "model"
+        summary: dict[str, Any] = {}
+        if self._evaluation and before:
             self._on_status("evaluating after", status)
             self._call("wait_for_version", status.step)
-            summary |= evaluation.after()
-        return summary
+            after = self._evaluation.answer(self._generate)
+            summary = self._evaluation.compare(before, after, policy_path=model_path)
+        return summary | {"steps": status.step, "model": str(model_path)}
 
     def _watch(self, trainer: "_Background") -> None:
         """Until the learners are done. The first Ctrl-C asks them to stop after this step."""

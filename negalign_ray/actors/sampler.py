@@ -78,21 +78,18 @@ class Sampler:
 def build_engine(
     config: Config, *, rank: int, model_path: str, dtype: str, stop_ids: tuple[int, ...]
 ) -> GenerationEngine:
-    max_model_len = longest_context(config)
     if config.samplers.engine == "vllm":
-        from negalign_ray.engines.vllm_engine import VllmEngine
-
-        return VllmEngine(
-            Path(model_path),
-            config=config.samplers,
-            dtype=dtype,
-            max_model_len=max_model_len,
-            seed=config.run.seed + rank,
-            stop_ids=stop_ids,
-        )
-    from negalign_ray.engines.transformers_engine import TransformersEngine
-
-    return TransformersEngine(Path(model_path), config=config.samplers, dtype=dtype, stop_ids=stop_ids)
+        from negalign_ray.engines.vllm_engine import VllmEngine as Engine
+    else:
+        from negalign_ray.engines.transformers_engine import TransformersEngine as Engine
+    return Engine(
+        Path(model_path),
+        config=config.samplers,
+        dtype=dtype,
+        max_model_len=longest_context(config),
+        seed=config.run.seed + rank,
+        stop_ids=stop_ids,
+    )
 
 
 def longest_context(config: Config) -> int:

@@ -115,9 +115,9 @@ class ChatTokenizer:
     def response_ids(self, text: str, *, after: RenderedPrompt | None = None) -> TokenIds:
         """Tokens of the answer `text`, ending with the end-of-turn token that the template itself writes.
 
-        They are cut from the tokens of prompt and answer together (`after`; by default a short question), so
-        `after.token_ids + response_ids(text, after=after) == conversation_ids(...)` always; DataError when the tokenizer
-        merges the end of the prompt with the start of the answer.
+        They are cut from the tokens of prompt and answer together (`after`; by default a short question), so that
+        `after.token_ids + response_ids(text, after=after)` always equals `conversation_ids`; DataError when the
+        tokenizer merges the end of the prompt with the start of the answer.
         """
         prompt = after or self._anchor
         ids = self.encode(prompt.text + self._answer_text(text))

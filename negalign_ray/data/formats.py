@@ -1,15 +1,15 @@
 """Data set layouts: which columns make which format, and how a row of each becomes an `Example`.
 
-| format           | columns                                                           | roles                                  |
-|------------------|-------------------------------------------------------------------|----------------------------------------|
-| `pku_saferlhf`   | prompt, response_0, response_1, is_response_0_safe, is_response_1_safe | unsafe -> negative, safe -> positive |
-| `pairs`          | prompt, chosen, rejected                                          | rejected -> negative, chosen -> positive |
-| `unpaired`       | prompt, completion or response, label                             | by label, see LABELS                   |
-| `negatives`      | prompt, rejected                                                  | rejected -> negative                   |
-| `hh_transcripts` | rejected and, optionally, chosen: whole conversations             | as in `pairs`                          |
+| format         | columns                                               | read as                          |
+|----------------|-------------------------------------------------------|----------------------------------|
+| pku_saferlhf   | prompt, response_0|1, is_response_0|1_safe            | unsafe: negative, safe: positive |
+| pairs          | prompt, chosen, rejected                              | rejected: negative, chosen: positive |
+| unpaired       | prompt, completion or response, label                 | by label, see LABELS             |
+| negatives      | prompt, rejected                                      | rejected: negative               |
+| hh_transcripts | rejected and, optionally, chosen: whole conversations | as in pairs                      |
 
-Every text may be a list of chat messages instead, and the prompt column may be called `messages`. An optional behaviour
-column names the kind of harm. Formats are tried in this order; other columns are ignored.
+Every text may be a list of chat messages instead, and the prompt column may be called `messages`. An optional
+behaviour column names the kind of harm. Formats are tried in this order; other columns are ignored.
 """
 
 import difflib

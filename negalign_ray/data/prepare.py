@@ -33,7 +33,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """`prompts` are sound and in file order, with `prompt_id` = the number of the first row of that prompt.
+    """`prompts` are sound and in file order, with `prompt_id` = the number of the first sound row of that prompt.
 
     Lengths cover every row that could be read, over-long ones included, so that limits can be chosen from them.
     """

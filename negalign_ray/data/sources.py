@@ -132,7 +132,9 @@ def _csv_rows(file: Path) -> Iterator[SourceRow]:
                 yield SourceRow(start, {} if fault else values, fault)
                 start = reader.line_num + 1
         except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{file}: line {start} is not CSV in UTF-8 ({error}); later lines were not read.") from error
+            raise DataError(
+                f"{file}: line {start} is not CSV in UTF-8 ({error}); later lines were not read."
+            ) from error
 
 
 def _parquet_rows(file: Path) -> Iterator[SourceRow]:

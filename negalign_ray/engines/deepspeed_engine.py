@@ -184,7 +184,7 @@ class DeepSpeedEngine:
     def _full_tensors(self, *, from_masters: bool) -> Iterator[tuple[str, Tensor]]:
         """(name in the injected model, full tensor on the CPU); under ZeRO-3 rank 0 alone gets them."""
         from deepspeed.utils import safe_get_full_fp32_param
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         is_rank_0 = dist.get_rank() == 0
         for name, parameter in self.hf_model.named_parameters():

@@ -48,6 +48,8 @@ class VllmEngine:
                 f"samplers.tensor_parallel_size={config.tensor_parallel_size}: this engine proves its weights in one "
                 "process; set it to 1 and raise samplers.num to use more devices."
             )
+        if not (Path(model_path) / "config.json").is_file():
+            raise ModelError(f"{model_path} is not a model folder (no config.json); set model.path to one.")
         self._dtype, self._max_model_len = TORCH_DTYPE[dtype], max_model_len
         self._stop_ids = sorted(set(stop_ids))
         self._llm = _start(str(model_path), config=config, dtype=dtype, max_model_len=max_model_len, seed=seed)

@@ -12,17 +12,18 @@ built from sums that do not depend on the place of an element: for each fused gr
 
 and the checksum is SUM over groups of blake2b(group name, s1, s2) mod 2^64.
 
-Detected for certain (up to a 64-bit hash collision): any change of one element, down to one bit; a parameter that kept
-older values, unless old and new are permutations of each other; a missing group; values moved between groups, e.g. two
-layers swapped. By chance at 2^-64: other changes of several elements. Not detected: a permutation of the elements within
-one group (q swapped with k of the same layer), and zeros added or removed. It guards against faults, not forgery.
+Detected for certain (up to a 64-bit hash collision): any change of one element, down to one bit; a parameter that
+kept older values, unless old and new are permutations of each other; a missing group; values moved between groups, e.g.
+two layers swapped. Missed with chance 2^-64: other changes of several elements. Not detected: a permutation of the
+elements within one group (q swapped with k of one layer), and zeros added or removed. It guards against faults, not
+against forgery.
 """
 
 import hashlib
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -33,9 +34,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from negalign_ray.errors import ModelError
+from negalign_ray.models.loading import DERIVED_SUFFIXES
 
 MASK_64 = 2**64 - 1
 ALIGN_BYTES = 64  # cache line; also a multiple of every element size, which Tensor.view(dtype) demands
+FIRST_ARENA_BYTES = 1 << 26
 CPU_CHUNK = 1 << 16  # elements; 256 KiB of float32 are read from memory once and summed twice from the L2 cache
 GPU_CHUNK = 1 << 24  # elements; bounds the int64 temporaries to 128 MiB each
 BITS_DTYPE = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
@@ -76,21 +79,17 @@ class WeightBundle:
 
     @classmethod
     def from_tensors(
-        cls,
-        named: Iterable[tuple[str, Tensor]],
-        *,
-        version: int,
-        dtype: torch.dtype | None = None,
-        size_hint_bytes: int = 1 << 26,
+        cls, named: Iterable[tuple[str, Tensor]], *, version: int, dtype: torch.dtype | None = None
     ) -> "WeightBundle":
         """Copy `named` (any device) into a new buffer, cast to `dtype` (None: kept).
 
         Each tensor is copied before the next one is asked for, so a generator may gather sharded parameters one by
-        one. `size_hint_bytes` (the previous bundle's `num_bytes`) saves growing the buffer: half of the time. Tied
-        weights must appear once, as `named_parameters()` gives them. Raises ModelError for a repeated name or
+        one; for a list the buffer is allocated once, which takes half the time. Tied weights must appear once, as
+        `named_parameters()` gives them. Raises ModelError for a repeated name or
         a dtype without a place here (quantised weights).
         """
-        arena, specs = _Arena(size_hint_bytes), []
+        specs: list[TensorSpec] = []
+        arena = _Arena(_padded_total(named, dtype) if isinstance(named, Sequence) else FIRST_ARENA_BYTES)
         for name, tensor in named:
             kind = tensor.dtype if dtype is None else dtype
             if kind not in DTYPE_NAME:
@@ -109,6 +108,14 @@ class WeightBundle:
         return _views(self.index, self.buffer)
 
 
+def _padded(num_bytes: int) -> int:
+    return -(-num_bytes // ALIGN_BYTES) * ALIGN_BYTES
+
+
+def _padded_total(named: Sequence[tuple[str, Tensor]], dtype: torch.dtype | None) -> int:
+    return sum(_padded(tensor.numel() * (dtype or tensor.dtype).itemsize) for _, tensor in named)
+
+
 class _Arena:
     """A byte buffer that grows by doubling; pages that are never written take no memory."""
 
@@ -118,7 +125,7 @@ class _Arena:
     def append(self, tensor: Tensor, dtype: torch.dtype) -> None:
         """Copy (and cast) in one pass, then pad with zeros to the next multiple of ALIGN_BYTES."""
         num_bytes = tensor.numel() * dtype.itemsize
-        end = self.used + -(-num_bytes // ALIGN_BYTES) * ALIGN_BYTES
+        end = self.used + _padded(num_bytes)
         if end > self.buffer.nbytes:
             grown = np.empty(max(end, 2 * self.buffer.nbytes), dtype=np.uint8)
             grown[: self.used] = self.buffer[: self.used]
@@ -131,7 +138,9 @@ class _Arena:
 
 def _views(index: Iterable[TensorSpec], buffer: np.ndarray) -> Iterator[tuple[str, Tensor]]:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not writable.*")  # the store maps objects read-only, as we use them
+        warnings.filterwarnings(
+            "ignore", message=".*not writable.*"
+        )  # the store maps objects read-only, as we use them
         flat = torch.from_numpy(buffer)
     for spec in index:
         yield spec.name, flat[spec.offset : spec.offset + spec.num_bytes].view(DTYPE[spec.dtype]).view(spec.shape)
@@ -199,7 +208,7 @@ def _digest(groups: Mapping[str, list[int]]) -> int:
 
 
 def read_safetensors(model_path: Path | str, *, tied: bool) -> Iterator[tuple[str, Tensor]]:
-    """All tensors of a model folder; with `tied`, a stored copy of the output head is left out.
+    """All parameters of a model folder; with `tied`, a stored copy of the output head is left out.
 
     Raises ModelError when the folder holds no `*.safetensors` (pickled weights are never read).
     """
@@ -209,5 +218,5 @@ def read_safetensors(model_path: Path | str, *, tied: bool) -> Iterator[tuple[st
     for file in files:
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - not a dict, and not iterable
-                if not (tied and name == "lm_head.weight"):
+                if not name.endswith(DERIVED_SUFFIXES) and not (tied and name == "lm_head.weight"):
                     yield name, tensors.get_tensor(name)

@@ -11,12 +11,12 @@
 | `mean_length_tokens` | tokens per answer to held-out prompts | unchanged |
 | `distinct_2` | share 0..1 of different bigrams over those answers | higher |
 | `repetition_frac` | mean share 0..1 of repeated 4-grams in an answer | lower |
-| `refusal_frac_harmful_prompts` | share 0..1 of refused held-out prompts | neither: they are prompts, harmful answers to them are the fault |
+| `refusal_frac_harmful_prompts` | share 0..1 of refused held-out prompts | neither (many deserve an answer) |
 | `refusal_frac_benign_prompts` | share 0..1 of refused benign prompts (over-refusal) | lower |
-| `kl_per_token` | nats per token, mean of log pi - log ref over the side's own answers to both kinds of prompts | lower |
+| `kl_per_token` | nats per token: log pi - log ref of the side's own answers, both kinds of prompts | lower |
 
-`kl_per_token` estimates KL(pi || ref) without bias per answer only where answers are sampled at temperature 1; on greedy answers it
-is the mean log-ratio along the greedy path, which is the larger of the two as a rule.
+`kl_per_token` is an unbiased estimate of KL(pi || ref) only on answers sampled at temperature 1; on greedy answers it
+is the mean log-ratio along the greedy path.
 """
 
 from collections.abc import Sequence
@@ -63,17 +63,12 @@ class Figure:
 
 
 def figures_of(side: Side, heads: Sequence[HeadConfig]) -> list[Figure]:
-    """Every figure that the side has items for, in the order of the table; `distinct_2` is no ratio of sums and not here."""
+    """Every figure that the side has items for, in the order of the table; `distinct_2` is no ratio, so not here."""
     figures = [figure for head in heads if head.name in side.harmful.scores for figure in _head(side.harmful, head)]
-    for key, title, better, likelihoods in (
-        ("negatives", "held-out negatives", "lower", side.negatives),
-        ("human_benign", "benign human answers", "higher", side.human_benign),
-        ("own_answers", "own answers of the before-model", "higher", side.own_answers),
-    ):
-        figures += _likelihood(key, title, better, likelihoods)  # type: ignore[arg-type]
-    figures += _perplexity(side.packaged_benign)
-    figures += _style(side)
-    return figures
+    figures += _likelihood("negatives", "held-out negatives", "lower", side.negatives)
+    figures += _likelihood("human_benign", "benign human answers", "higher", side.human_benign)
+    figures += _likelihood("own_answers", "own answers of the before-model", "higher", side.own_answers)
+    return figures + _perplexity(side.packaged_benign) + _style(side)
 
 
 def _head(answers: Answers, head: HeadConfig) -> list[Figure]:
@@ -115,19 +110,21 @@ def _style(side: Side) -> list[Figure]:
         Figure("mean_length_tokens", "length (tokens)", "unchanged", lengths, harmful.behaviours, with_ratio=True),
         Figure("repetition_frac", "repeated 4-grams", "lower", repeated, harmful.behaviours),
     ]
-    for key, title, better, answers in (
-        ("refusal_frac_harmful_prompts", "refusals of held-out prompts", "neither", harmful),
-        ("refusal_frac_benign_prompts", "refusals of benign prompts", "lower", benign),
-    ):
-        if answers.texts:
-            refused = Sums.of([float(is_refusal(text)) for text in answers.texts])
-            figures.append(Figure(key, title, better, refused, answers.behaviours, is_rate=True))  # type: ignore[arg-type]
+    figures += _refusals("refusal_frac_harmful_prompts", "refusals of held-out prompts", "neither", harmful)
+    figures += _refusals("refusal_frac_benign_prompts", "refusals of benign prompts", "lower", benign)
     parts = [
         answers for answers in (harmful, benign) if answers.logprobs is not None and answers.ref_logprobs is not None
     ]
     if parts:
         figures.append(_divergence(parts))
     return figures
+
+
+def _refusals(key: str, title: str, better: Better, answers: Answers) -> list[Figure]:
+    if not answers.texts:
+        return []
+    refused = Sums.of([float(is_refusal(text)) for text in answers.texts])
+    return [Figure(key, title, better, refused, answers.behaviours, is_rate=True)]
 
 
 def _divergence(parts: Sequence[Answers]) -> Figure:

@@ -1,8 +1,8 @@
 """Percentile bootstrap intervals (Efron 1979) of means, ratios of sums, and paired before/after differences.
 
-Every figure is a ratio of sums over items, value = f(sum numerators / sum denominators): a mean has denominators 1, a per-token
-log-prob has the lengths, a perplexity has f = exp(-x). Items (prompts, answers) are resampled with replacement; before and
-after share each resample, so what the items have in common cancels in a paired difference.
+Every figure is a ratio of sums over items, value = f(sum numerators / sum denominators): a mean has denominators 1, a
+per-token log-prob has the lengths, a perplexity has f = exp(-x). Items (prompts, answers) are resampled with
+replacement; before and after share each resample, so what the items have in common cancels in a paired difference.
 
 # Axes: N = items, B = resamples.
 """
@@ -75,13 +75,13 @@ def _counts(num_items: int, *, resamples: int, seed: int) -> Iterator[np.ndarray
         yield rng.multinomial(num_items, np.full(num_items, 1.0 / num_items), size=size).astype(np.float64)
 
 
-def _percentiles(values_B: np.ndarray, level: float) -> tuple[float, float] | tuple[None, None]:
+def _interval(value: float, values_B: np.ndarray, *, level: float, num: int) -> Interval:
     finite = values_B[np.isfinite(values_B)]
     if not len(finite):
-        return None, None
+        return Interval(value, None, None, num)
     tail = 100 * (1 - level) / 2
     low, high = np.percentile(finite, [tail, 100 - tail])
-    return float(low), float(high)
+    return Interval(value, float(low), float(high), num)
 
 
 def sums_interval(
@@ -92,7 +92,7 @@ def sums_interval(
     if num < 2 or value is None:
         return Interval(value, None, None, num)
     blocks = [sums.resampled(counts, transform) for counts in _counts(num, resamples=resamples, seed=seed)]
-    return Interval(value, *_percentiles(np.concatenate(blocks), level), num)
+    return _interval(value, np.concatenate(blocks), level=level, num=num)
 
 
 def _paired(
@@ -121,7 +121,7 @@ def _paired(
     for counts in _counts(num, resamples=resamples, seed=seed):
         with np.errstate(divide="ignore", invalid="ignore"):
             blocks.append(combine(before.resampled(counts, transform), after.resampled(counts, transform)))
-    return Interval(value, *_percentiles(np.concatenate(blocks), level), num)
+    return _interval(value, np.concatenate(blocks), level=level, num=num)
 
 
 def difference_interval(

@@ -26,8 +26,8 @@ def ngrams(tokens: Tokens, n: int) -> list[tuple[Hashable, ...]]:
 def distinct_n(answers: Sequence[Tokens], *, n: int = 2) -> float | None:
     """Different n-grams / all n-grams, over all answers together (Li et al. 2016); None when no answer has n tokens.
 
-    [[1, 2, 1, 2], [1, 2]] -> bigrams 12 21 12 | 12 -> 2 different of 4 -> 0.5. Falls with the amount of text, so compare equal
-    numbers of answers of similar length.
+    [[1, 2, 1, 2], [1, 2]] -> bigrams 12 21 12 | 12 -> 2 different of 4 -> 0.5. Falls with the amount of text, so
+    compare equal numbers of answers of similar length.
     """
     grams = [gram for tokens in answers for gram in ngrams(tokens, n)]
     return len(set(grams)) / len(grams) if grams else None

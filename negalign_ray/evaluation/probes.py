@@ -1,6 +1,6 @@
 """What a model is asked and priced on, before and after: held-out rows only, chosen once per seed, behaviours kept.
 
-held-out prompts --> harmful_prompts (answered) · negatives · human_benign (their POSITIVE answers, same style as negatives)
+held-out prompts --> harmful_prompts (answered) · negatives · human_benign (their POSITIVE answers, same style)
 benign rows      --> benign_prompts (answered: refusals) · packaged_benign (priced: perplexity)
 before-model's greedy answers --> own_answers
 """

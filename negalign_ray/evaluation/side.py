@@ -142,6 +142,6 @@ def require_same_items(before: Side, after: Side) -> None:
     ):
         if first != second:
             raise DataError(
-                f"before and after were measured on different {name} ({len(first)} and {len(second)} items); evaluate both "
-                "with the same data, seed and evaluation settings."
+                f"before and after were measured on different {name} ({len(first)} and {len(second)} items); evaluate "
+                "both with the same data, seed and evaluation settings."
             )

@@ -8,8 +8,8 @@
      "figures": {key: {"title", "better"}}, "heads": {name: {"kind", "direction", "threshold"}},
      "steps": n, "wall_s": s}
 
-A figure without items is absent; an interval without two items has low = high = null. With one side only, "after" is null and
-"difference" and "ratio" are empty.
+A figure without items is absent; an interval without two items has low = high = null. With one side only, "after" is
+null and "difference" and "ratio" are empty.
 """
 
 from collections.abc import Mapping, Sequence
@@ -113,7 +113,7 @@ def _only(figures: Mapping[str, Figure], behaviour: str) -> dict[str, Figure]:
 
 
 def _add_distinct(summary: dict[str, Any], before: Side, after: Side | None) -> None:
-    """No interval: a resample repeats answers, and every repeat lowers distinct-2, so the bootstrap is biased for it."""
+    """No interval: a resample repeats answers, each repeat lowers distinct-2, so the bootstrap is biased for it."""
     first = distinct_n(before.harmful.token_ids)
     if first is None:
         return

@@ -1,8 +1,8 @@
 """One optimizer step, top to bottom: what every learner rank runs.
 
-    pull batch --> my share, in micro-batches --> log-probs --> loss --> backward ... --> optimizer step
-         ^                                                                                     |
-         +-- report (loss, seconds) <-- publish weights, version + 1 <-------------------------+
+pull batch --> my share, in micro-batches --> log-probs --> loss --> backward ... --> optimizer step
+     ^                                                                                     |
+     +-- report (loss, seconds) <-- publish weights, version + 1 <-------------------------+
 """
 
 import logging

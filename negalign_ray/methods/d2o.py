@@ -42,8 +42,8 @@ def loss(groups: GroupTensors, config: D2OConfig) -> LossOutput:
             "anchor_nats": metric_mean(config.beta * sample_ratio_GR, sample_GR),
             "negative_nats": metric_mean(config.alpha * negative_ratio_GR, negative_GR),
             "margin_nats": metric_mean(logit_GR, negative_GR),
-            "sample_logratio": metric_mean(sample_ratio_GR, sample_GR),
-            "negative_logratio": metric_mean(negative_ratio_GR, negative_GR),
-            "weight": metric_mean(torch.sigmoid(-logit_GR), negative_GR),
+            "sample_logratio_nats": metric_mean(sample_ratio_GR, sample_GR),
+            "negative_logratio_nats": metric_mean(negative_ratio_GR, negative_GR),
+            "weight_frac": metric_mean(torch.sigmoid(-logit_GR), negative_GR),
         },
     )

@@ -37,9 +37,9 @@ def loss(groups: GroupTensors, config: DPOConfig) -> LossOutput:
             "positive_nats": metric_mean(config.beta * ratio_GR, positive_GR),
             "negative_nats": metric_mean(config.beta * ratio_GR, negative_GR),
             "margin_nats": metric_mean(logit_GP, pair_GP),
-            "positive_logratio": metric_mean(ratio_GR, positive_GR),
-            "negative_logratio": metric_mean(ratio_GR, negative_GR),
+            "positive_logratio_nats": metric_mean(ratio_GR, positive_GR),
+            "negative_logratio_nats": metric_mean(ratio_GR, negative_GR),
             "pair_accuracy_frac": metric_mean((logit_GP > 0).to(logit_GP.dtype), pair_GP),
-            "weight": metric_mean(torch.sigmoid(-logit_GP), pair_GP),
+            "weight_frac": metric_mean(torch.sigmoid(-logit_GP), pair_GP),
         },
     )

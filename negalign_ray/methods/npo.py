@@ -31,7 +31,7 @@ def loss(groups: GroupTensors, config: NPOConfig) -> LossOutput:
         loss_G=(2 / config.beta) * masked_mean(neg_log_sigmoid(logit_GR), negative_GR),
         metrics_G={
             "negative_nats": metric_mean(config.beta * ratio_GR, negative_GR),
-            "negative_logratio": metric_mean(ratio_GR, negative_GR),
-            "weight": metric_mean(torch.sigmoid(-logit_GR), negative_GR),
+            "negative_logratio_nats": metric_mean(ratio_GR, negative_GR),
+            "weight_frac": metric_mean(torch.sigmoid(-logit_GR), negative_GR),
         },
     )

@@ -26,7 +26,7 @@ def loss(groups: GroupTensors, config: SFTConfig) -> LossOutput:
     return LossOutput(
         loss_G=masked_mean(nll_GR, positive_GR),
         metrics_G={
-            "positive_nll": metric_mean(nll_GR, positive_GR),
-            "positive_token_nll": metric_mean(nll_GR / groups.lengths_GR.clamp(min=1), positive_GR),
+            "positive_nll_nats": metric_mean(nll_GR, positive_GR),
+            "positive_token_nll_nats": metric_mean(nll_GR / groups.lengths_GR, positive_GR),
         },
     )

@@ -21,14 +21,17 @@ def load_causal_lm(folder: Path | str, dtype: torch.dtype) -> PreTrainedModel:
     """
     folder = Path(folder)
     _check_folder(folder)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        attn_implementation="sdpa",
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-    )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except ValueError as error:  # no causal LM of that type, or none with masked attention
+        raise ModelError(f"{folder} cannot be used as a policy or reference: {error}") from error
     model.config.use_cache = False
     _check_names(folder, model)
     return model.eval()

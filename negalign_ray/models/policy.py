@@ -37,6 +37,13 @@ class ResponseLogprobs(nn.Module):
 
     def forward(self, rows: PackedRows, *, per_token: bool = False) -> Tensor:
         """Summed log-probs [N] in nats, float32; with `per_token`, [P] in the order of `rows.response_P`."""
+        logprob_P = self.model.get_output_embeddings()(self.response_states(rows), rows.target_P)
+        if per_token:
+            return logprob_P
+        return logprob_P.new_zeros(rows.num_responses).index_add(0, rows.response_P, logprob_P)
+
+    def response_states(self, rows: PackedRows) -> Tensor:
+        """What the head reads [P, H]: the last hidden state at every position that predicts a response token."""
         if rows.max_position >= self.max_position:
             raise ModelError(
                 f"a prompt with its response has {rows.max_position + 1} tokens, but the model attends to "
@@ -49,11 +56,7 @@ class ResponseLogprobs(nn.Module):
         hidden_BTH = base(
             input_ids=rows.input_ids_BT, attention_mask=mask_B1TT, position_ids=rows.position_ids_BT, use_cache=False
         ).last_hidden_state
-        hidden_PH = hidden_BTH[rows.row_P, rows.col_P]
-        logprob_P = self.model.get_output_embeddings()(hidden_PH, rows.target_P)
-        if per_token:
-            return logprob_P
-        return logprob_P.new_zeros(rows.num_responses).index_add(0, rows.response_P, logprob_P)
+        return hidden_BTH[rows.row_P, rows.col_P]
 
 
 def _require_plain_head(model: PreTrainedModel) -> None:

@@ -55,7 +55,7 @@ def build_head(config: HeadConfig, *, device: str = "cpu") -> RewardHead:
 
 
 def check_head(config: HeadConfig) -> None:
-    """ConfigError unless the head's target resolves. Loads no model, contacts no server; a `python` module is imported."""
+    """ConfigError unless the target resolves. Loads no model, contacts no server; a `python` module is imported."""
     name, target = config.name, config.target
     match config.kind:
         case "hf_classifier":

@@ -80,8 +80,8 @@ class HFClassifierHead:
             tokenizer = AutoTokenizer.from_pretrained(target, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ModelError(
-                f"head {name!r}: {target!r} cannot be loaded as a sequence classifier in safetensors without remote code: "
-                f"{error}"
+                f"head {name!r}: {target!r} cannot be loaded as a sequence classifier in safetensors without remote "
+                f"code: {error}"
             ) from error
         if info["missing_keys"]:  # transformers would fill them with random numbers and go on
             raise ModelError(
@@ -105,7 +105,7 @@ class HFClassifierHead:
         )
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
-        """Pairs are batched by length, so that little padding is computed; texts over `max_tokens` are cut, and logged."""
+        """Batched by length, so that little padding is computed; texts over `max_tokens` are cut (logged)."""
         if not pairs:
             return []
         encoded = self._encode(pairs)

@@ -2,13 +2,14 @@
 
     POST target   {"pairs": [[prompt, response], ...]}     ->     200 {"scores": [number, ...]}
 
-One attempt has a deadline for all of it (connecting, sending, reading). Only what can get better by itself is tried again, with
-exponential back-off: 5xx, a missed deadline, a broken or refused connection. Everything else fails at once. Messages hold
-neither bodies nor credentials.
+One attempt has a deadline for all of it (connecting, sending, reading). Only what can get better by itself is tried
+again, with exponential back-off: 5xx, a missed deadline, a broken or refused connection. Everything else fails at
+once. Messages hold neither bodies nor credentials.
 """
 
 import asyncio
 import logging
+import re
 import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,12 +32,13 @@ class _TransientError(Exception):
 
 def check_url(target: str, *, head: str) -> httpx.URL:
     """The parsed URL, or ConfigError."""
+    public = re.sub(r"//[^/@]*@", "//", target).partition("?")[0]
     try:
         url = httpx.URL(target)
     except httpx.InvalidURL as error:
-        raise ConfigError(f"head {head!r}: target={target!r} is not a URL ({error}).") from error
+        raise ConfigError(f"head {head!r}: target={public!r} is not a URL.") from error
     if url.scheme not in {"http", "https"} or not url.host:
-        raise ConfigError(f"head {head!r}: target={target!r} must start with http:// or https:// and name a host.")
+        raise ConfigError(f"head {head!r}: target={public!r} must start with http:// or https:// and name a host.")
     return url
 
 
@@ -138,8 +140,8 @@ class HTTPHead:
             if response.status_code not in KEEPS_METHOD or not same_place or downgrade:
                 raise score_error(
                     self.name,
-                    f"{shown(self.url)} redirects ({response.status_code}) to {shown(target)}; texts are sent only to the "
-                    "configured host. Set target to the final address if that is meant.",
+                    f"{shown(self.url)} redirects ({response.status_code}) to {shown(target)}; texts are sent only to "
+                    "the configured host. Set target to the final address if that is meant.",
                 )
             url = target
         raise score_error(self.name, f"{shown(self.url)} redirects more than {MAX_REDIRECTS} times.")

@@ -2,13 +2,13 @@
 
 What makes it independent of training, and what does not:
 
-- Its rows are disjoint from the rows that training sees, by prompt (`split_for_judge`), and it is never a training reward. A
-  model cannot have memorised what the judge knows.
-- It comes from the same collection as the negatives, so it measures "does the answer look like this collection's bad answers",
-  style included. It is not a second opinion about harm in general. Report it beside a head of other origin, and read the
-  answers.
-- Its benign class must look like real answers. Human answers alone differ from a model's in style; a judge is better when the
-  initial model's own answers to benign prompts stand beside them.
+- Its rows are disjoint from the rows that training sees, by prompt (`split_for_judge`), and it is never a training
+  reward. A model cannot have memorised what the judge knows.
+- It comes from the same collection as the negatives, so it measures "does the answer look like this collection's bad
+  answers", style included. It is not a second opinion about harm in general. Report it beside a head of other origin,
+  and read the answers.
+- Its benign class must look like real answers. Human answers alone differ from a model's in style; a judge is better
+  when the initial model's own answers to benign prompts stand beside them.
 
     prompts --split_for_judge--> (judge rows, training rows);  fit_judge(judge negatives, benign) --> LinearHead
 """

@@ -2,8 +2,8 @@
 
     text --> tf-idf (words and word pairs, or characters) --> logistic regression --> probability of the harmful class
 
-Saved as two files: `linear_head.json` (settings, vocabulary, how it was fitted) and `linear_head.safetensors` (idf, weights,
-bias). Nothing in them is code, and they do not depend on the scikit-learn version that fitted them.
+Saved as two files: `linear_head.json` (settings, vocabulary, how it was fitted) and `linear_head.safetensors` (idf,
+weights, bias). Nothing in them is code, and they do not depend on the scikit-learn version that fitted them.
 """
 
 import json
@@ -103,7 +103,7 @@ class LinearHead:
         for file in (CARD_FILE, TENSOR_FILE):
             if not (folder / file).is_file():
                 raise ConfigError(
-                    f"head {name!r}: {folder / file} does not exist; target must be a folder written by LinearHead.save."
+                    f"head {name!r}: {folder / file} does not exist; target must be a folder of LinearHead.save."
                 )
         try:
             card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
@@ -126,7 +126,7 @@ class LinearHead:
 
 
 def auroc(scores: Sequence[float] | np.ndarray, labels: Sequence[bool] | np.ndarray) -> float | None:
-    """Probability that a random harmful text scores above a random benign one (ties count half); None with one class."""
+    """Probability that a random harmful text outscores a random benign one (ties: half); None with one class."""
     labels = np.asarray(labels, dtype=bool)
     return float(roc_auc_score(labels, np.asarray(scores))) if labels.any() and not labels.all() else None
 

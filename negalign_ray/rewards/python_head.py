@@ -1,4 +1,4 @@
-"""A reward head that is any Python function `module:function`, taking a list of pairs and returning a list of floats."""
+"""A reward head that is any Python function `module:function`: a list of pairs in, a list of numbers out."""
 
 import importlib
 from collections.abc import Callable, Sequence

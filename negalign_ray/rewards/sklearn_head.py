@@ -1,7 +1,8 @@
 """Reward heads made with scikit-learn: the packaged toxicity classifier, or a joblib file that the user vouches for.
 
-The packaged one is `alt-profanity-check`: a linear SVM over word counts, trained on ~200,000 human-labelled comments, weights
-inside its wheel. It measures offensive wording. Call its score toxicity: a polite answer can be unsafe and score 0.
+The packaged one is `alt-profanity-check`: a calibrated linear SVM over tf-idf of single words, trained on ~200,000 human-labelled comments,
+weights inside its wheel. It measures offensive wording. Call its score toxicity: a polite answer can be unsafe and
+score 0.
 """
 
 import importlib
@@ -32,8 +33,8 @@ def check_joblib_target(target: str, *, head: str, allow_pickle: bool) -> Path:
         raise ConfigError(f"head {head!r}: the file {path} does not exist; correct target={target!r}.")
     if not allow_pickle:
         raise ConfigError(
-            f"head {head!r}: {path} is a pickle, and loading it runs whatever code it holds. Set allow_pickle: true for "
-            "this head if you made the file or trust its maker; a head of kind linear needs no pickle."
+            f"head {head!r}: {path} is a pickle, and loading it runs whatever code it holds. Set allow_pickle: true "
+            "for this head if you made the file or trust its maker; a head of kind linear needs no pickle."
         )
     return path
 

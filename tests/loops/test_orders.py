@@ -15,7 +15,9 @@ def test_every_pass_of_the_cursor_visits_every_prompt_once(num_prompts, passes, 
 
 
 def test_the_same_seed_gives_the_same_orders():
-    assert [make_factory(seed=3).next_order() for _ in range(7)] == [make_factory(seed=3).next_order() for _ in range(7)]
+    assert [make_factory(seed=3).next_order() for _ in range(7)] == [
+        make_factory(seed=3).next_order() for _ in range(7)
+    ]
     first, second = make_factory(seed=3), make_factory(seed=4)
     assert [first.next_order().requests for _ in range(5)] != [second.next_order().requests for _ in range(5)]
 

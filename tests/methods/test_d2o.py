@@ -56,7 +56,7 @@ def sp(z: float) -> float:
 def test_loss_is_the_softplus_of_the_anchor_minus_the_negative_term(rows, logit):
     assert value("d2o", rows, PAPER) == pytest.approx(sp(logit), rel=1e-12)
     assert metric("d2o", "margin_nats", rows, PAPER) == pytest.approx(logit, rel=1e-12)
-    assert metric("d2o", "weight", rows, PAPER) == pytest.approx(1 / (1 + math.exp(logit)), rel=1e-12)
+    assert metric("d2o", "weight_frac", rows, PAPER) == pytest.approx(1 / (1 + math.exp(logit)), rel=1e-12)
 
 
 def test_a_value_from_the_docstring():
@@ -65,8 +65,8 @@ def test_a_value_from_the_docstring():
 
 def test_negatives_are_compared_with_rpos_and_samples_with_rneg():
     rows = [Row(Role.NEGATIVE, -50, rpos=-40, rneg=-7), Row(Role.SAMPLE, -30, rpos=-9, rneg=-33)]
-    assert metric("d2o", "negative_logratio", rows) == pytest.approx(-10)  # -50 - -40
-    assert metric("d2o", "sample_logratio", rows) == pytest.approx(3)  # -30 - -33
+    assert metric("d2o", "negative_logratio_nats", rows) == pytest.approx(-10)  # -50 - -40
+    assert metric("d2o", "sample_logratio_nats", rows) == pytest.approx(3)  # -30 - -33
     assert value("d2o", rows, PAPER) == pytest.approx(sp(0.3 + 1.0))
 
 
@@ -253,9 +253,9 @@ def test_d7_anchor_and_negative_term_are_logged_apart():
             "anchor_nats": -0.1,
             "negative_nats": -1.0,
             "margin_nats": 0.9,
-            "sample_logratio": -1.0,
-            "negative_logratio": -10.0,
-            "weight": 1 / (1 + math.exp(0.9)),
+            "sample_logratio_nats": -1.0,
+            "negative_logratio_nats": -10.0,
+            "weight_frac": 1 / (1 + math.exp(0.9)),
         }
     )
     assert not any(values.requires_grad for values in metrics_G.values())

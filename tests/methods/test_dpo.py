@@ -92,10 +92,10 @@ def test_metrics_by_hand():
             "positive_nats": 0.2,
             "negative_nats": -0.3,
             "margin_nats": 0.5,
-            "positive_logratio": 2.0,
-            "negative_logratio": -3.0,
+            "positive_logratio_nats": 2.0,
+            "negative_logratio_nats": -3.0,
             "pair_accuracy_frac": 1.0,
-            "weight": 1 / (1 + math.exp(0.5)),
+            "weight_frac": 1 / (1 + math.exp(0.5)),
         }
     )
 

@@ -43,7 +43,7 @@ def test_gradient_is_twice_the_weight_and_always_lowers_the_negative(lp, ref, be
     found = gradient("npo", groups, NPOConfig(beta=beta)).item()
     assert found == pytest.approx(2 * w, rel=1e-9)
     assert 0 < found <= 2
-    assert metric("npo", "weight", [negative(lp, ref=ref)], NPOConfig(beta=beta)) == pytest.approx(w, rel=1e-9)
+    assert metric("npo", "weight_frac", [negative(lp, ref=ref)], NPOConfig(beta=beta)) == pytest.approx(w, rel=1e-9)
 
 
 def test_small_beta_is_gradient_ascent():
@@ -53,13 +53,13 @@ def test_small_beta_is_gradient_ascent():
 
 
 def test_the_reference_is_rpos():
-    assert metric("npo", "negative_logratio", [Row(Role.NEGATIVE, -10, rpos=-4, rneg=50)]) == pytest.approx(-6)
+    assert metric("npo", "negative_logratio_nats", [Row(Role.NEGATIVE, -10, rpos=-4, rneg=50)]) == pytest.approx(-6)
 
 
 def test_metrics_by_hand():
     metrics_G = run("npo", [[negative(-5)]], CONFIG).metrics_G
     assert {key: values.item() for key, values in metrics_G.items()} == pytest.approx(
-        {"negative_nats": -0.5, "negative_logratio": -5.0, "weight": 1 / (1 + math.exp(0.5))}
+        {"negative_nats": -0.5, "negative_logratio_nats": -5.0, "weight_frac": 1 / (1 + math.exp(0.5))}
     )
 
 

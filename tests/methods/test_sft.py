@@ -34,14 +34,14 @@ def test_gradient_raises_every_positive_by_its_share():
 def test_metrics_are_per_response_and_per_token():
     metrics_G = run("sft", [[positive(-40, length=20), positive(-10, length=10)]]).metrics_G
     assert {key: values.item() for key, values in metrics_G.items()} == {
-        "positive_nll": 25.0,
-        "positive_token_nll": 1.5,  # mean of 2 and 1
+        "positive_nll_nats": 25.0,
+        "positive_token_nll_nats": 1.5,  # mean of 2 and 1
     }
 
 
 def test_length_does_not_change_the_loss():
     assert value("sft", [positive(-40, length=20)]) == value("sft", [positive(-40, length=1)])
-    assert metric("sft", "positive_token_nll", [positive(-40, length=1)]) == 40
+    assert metric("sft", "positive_token_nll_nats", [positive(-40, length=1)]) == 40
 
 
 @pytest.mark.parametrize("rows", [[], [negative(-3)], [sample(-3), negative(-1)]])

@@ -1,0 +1,270 @@
+"""The command line, `negalign-ray COMMAND`. A command imports what it needs when it runs, so that `--help` is instant.
+
+A typed error (errors.py) becomes one message on stderr and its exit code; `--debug` shows the traceback. Ctrl-C: 130.
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+from negalign_ray import __version__
+from negalign_ray.errors import NegalignError
+
+if TYPE_CHECKING:
+    from negalign_ray.config import Config
+
+DEFAULT_PRESET = "d2o"
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+# Read by libraries when they are imported: what they would print goes past the user.
+QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+out = Console()
+err = Console(stderr=True)
+
+
+class _Group(TyperGroup):
+    """Takes `--debug` anywhere on the line, and turns typed errors into messages."""
+
+    debug = False
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        self.debug = "--debug" in args or os.environ.get("NEGALIGN_DEBUG") == "1"
+        return super().parse_args(ctx, [arg for arg in args if arg != "--debug"])
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except NegalignError as error:
+            if self.debug:
+                raise
+            err.print(Text.assemble((f"{type(error).__name__}: ", "bold red"), str(error)), soft_wrap=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            if self.debug:
+                raise
+            err.print("Interrupted.")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(cls=_Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+data_app = typer.Typer(no_args_is_help=True, help="Look at a data file before a run.")
+app.add_typer(data_app, name="data")
+
+Preset = Annotated[str | None, typer.Option("--preset", help="Name (see `negalign-ray presets`) or YAML file.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file, merged over the preset.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="One setting, merged last. Repeatable.")
+]
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"negalign-ray {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Align language models, online and on Ray, using examples of what they must not say."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=err, show_time=False, show_level=False, show_path=False)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)
+    logging.getLogger("negalign_ray").setLevel(logging.INFO)
+
+
+@app.command()
+def train(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the plan, start nothing.")
+    ] = False,
+) -> None:
+    """Align a model: `negalign-ray train --preset quickstart`, or d2o with `--set data.path=FILE`."""
+    settings = _load(preset, config, overrides)
+    if dry_run:
+        from negalign_ray.actors.run import dry_run as plan_of
+
+        out.print(plan_of(settings))
+        return
+    from negalign_ray.actors.run import train as run
+    from negalign_ray.cli.progress import Progress
+
+    with Progress(err, title=f"{settings.method.name} · {settings.model.path} · {settings.run_dir}") as progress:
+        summary = run(settings, on_status=progress.update)
+    _print_results(settings, summary)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Model folder, packaged model or hub name.")],
+    preset: Preset = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    json_file: Json = None,
+) -> None:
+    """Measure harm, refusals, likelihoods and lengths of a model on the held-out rows of a configuration."""
+    from negalign_ray.actors.run import evaluate as run
+    from negalign_ray.evaluation.table import summary_table
+
+    settings = _load(preset, config, [*(overrides or []), f"model.path={_quoted(model)}"])
+    summary = run(settings)
+    out.print(summary_table(summary, title=model))
+    _write_json(json_file, summary)
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(help="Model folder, packaged model or hub name.")],
+    prompt: Annotated[str | None, typer.Option(help="One question; without it, a conversation begins.")] = None,
+    instruction: Annotated[str | None, typer.Option(help="Put before every prompt, as a system turn.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 = greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    engine: Annotated[
+        Literal["transformers", "vllm"], typer.Option(help="transformers starts faster.")
+    ] = "transformers",
+) -> None:
+    """Try a model: one answer with --prompt, else question by question (an empty line or Ctrl-D ends)."""
+    from negalign_ray.cli.talk import Talk
+    from negalign_ray.records import SamplingSpec
+
+    spec = SamplingSpec(max_new_tokens=max_new_tokens, temperature=temperature)
+    with err.status(f"loading {model}"):
+        talk = Talk.start(model, engine=engine, spec=spec, instruction=instruction, seed=seed)
+    if prompt is not None:
+        out.print(talk.answer(prompt), markup=False, highlight=False, soft_wrap=True)
+        return
+    while question := _ask():
+        out.print(talk.answer(question), markup=False, highlight=False, soft_wrap=True, style="green")
+
+
+@app.command()
+def presets() -> None:
+    """List the packaged configurations."""
+    from rich.table import Table
+
+    from negalign_ray.settings import list_presets
+
+    table = Table.grid(padding=(0, 2))
+    for preset in list_presets():
+        table.add_row(Text(preset.name, style="bold"), Text(preset.summary))
+    out.print(table)
+
+
+@app.command()
+def bench(
+    preset: Preset = "quickstart",
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    json_file: Json = None,
+) -> None:
+    """Measure every role against its ceiling on this machine, and print one JSON object."""
+    from negalign_ray.bench.run import bench as run
+
+    figures = run(_load(preset, config, overrides))
+    out.print_json(data=figures)
+    _write_json(json_file, figures)
+
+
+@data_app.command("check")
+def data_check(
+    file: Annotated[str, typer.Argument(help="JSONL, Parquet or CSV file, a `datasets` folder or a hub name.")],
+    layout: Annotated[str | None, typer.Option("--format", help="Name the format instead of recognising it.")] = None,
+    model: Annotated[str | None, typer.Option(help="Whose tokenizer and chat template to use.")] = None,
+    show_text: Annotated[bool, typer.Option("--show-text", help="Show texts, which may offend.")] = False,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Format, counts, lengths, broken rows, and one row with its loss mask. Exits with 3 when rows are broken."""
+    from negalign_ray.data.chat import load_chat
+    from negalign_ray.data.check import check_data, render_report
+    from negalign_ray.errors import DataError
+    from negalign_ray.models.packaged import resolve_model
+
+    named = {"data.path": file, "data.format": layout, "model.path": model}
+    more = [f"{name}={_quoted(value)}" for name, value in named.items() if value is not None]
+    settings = _load(preset, config, [*(overrides or []), *more])
+    chat = load_chat(resolve_model(settings.model.path), template=settings.model.chat_template)
+    report = check_data(settings.data, chat)
+    out.print(render_report(report, show_text=show_text))
+    if not report.ok:
+        raise typer.Exit(DataError.exit_code)
+
+
+def _load(preset: str | None, file: Path | None, overrides: list[str] | None) -> "Config":
+    from negalign_ray.settings import load_config
+
+    if preset is None and file is None:
+        preset = DEFAULT_PRESET
+    return load_config(preset=preset, file=file, overrides=overrides or [])
+
+
+def _quoted(value: str) -> str:
+    """A value of an option as YAML text that reads back as exactly that text."""
+    import json
+
+    return json.dumps(value)
+
+
+def _ask() -> str:
+    try:
+        return out.input("[bold]> [/]").strip()
+    except EOFError:
+        return ""
+
+
+def _print_results(settings: "Config", summary: dict[str, Any]) -> None:
+    run_dir = settings.run_dir
+    if summary.get("before"):
+        from negalign_ray.evaluation.table import summary_table
+
+        out.print(summary_table(summary))
+    lines = {
+        "model": run_dir / "model",
+        "metrics": run_dir / "metrics.jsonl",
+        "samples": run_dir / "samples",
+        "summary": run_dir / "summary.json",
+        "logs": run_dir / "logs",
+        "try it": f"negalign-ray generate {run_dir / 'model'}",
+    }
+    for name, value in lines.items():
+        out.print(f"{name:8} {value}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _write_json(file: Path | None, figures: Any) -> None:
+    if file is None:
+        return
+    import json
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

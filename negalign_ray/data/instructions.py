@@ -1,0 +1,93 @@
+"""Instructions to sample under, and benign prompts with good answers: packaged ones or a user's own file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from negalign_ray.data.sources import SourceRow, read_rows, source_name
+from negalign_ray.data.turns import BadRow, Kind, read_text
+from negalign_ray.errors import DataError
+
+FOLDER = Path(__file__).parent
+PACKAGED = {"moral": FOLDER / "moral_instructions.yaml"}
+PACKAGED_BENIGN = FOLDER / "quickstart_benign.jsonl"
+MAX_LISTED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """A text put before the prompt while sampling; `id` is what `Response.instruction` records."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class BenignRow:
+    """A harmless prompt with a good answer. `kind` groups rows in reports, e.g. "plain" or "sounds_unsafe"."""
+
+    prompt: str
+    response: str
+    kind: str
+
+
+def load_instructions(name_or_path: str | None) -> tuple[Instruction, ...]:
+    """Config: sampling.instructions. A packaged name ("moral"), a YAML list of {id, text}, or None for none.
+
+    DataError when the file is missing, is not such a list, or repeats an id.
+    """
+    if name_or_path is None:
+        return ()
+    where = f"sampling.instructions={name_or_path!r}"
+    file = PACKAGED.get(name_or_path) or Path(name_or_path).expanduser()
+    if not file.is_file():
+        raise DataError(f"{where} is neither a file nor one of {', '.join(map(repr, PACKAGED))}.")
+    try:
+        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{where} is not YAML: {error}") from error
+    if not isinstance(entries, list) or not entries:
+        raise DataError(f"{where} must hold a list of entries such as `- {{id: kind, text: Be kind.}}`.")
+    instructions = tuple(_instruction(entry, f"{where}, entry {n}") for n, entry in enumerate(entries, start=1))
+    ids = [instruction.id for instruction in instructions]
+    if repeated := sorted({name for name in ids if ids.count(name) > 1}):
+        raise DataError(f"{where} uses the id {repeated[0]!r} twice; give every instruction its own.")
+    return instructions
+
+
+def _instruction(entry: Any, where: str) -> Instruction:
+    if not isinstance(entry, Mapping) or set(entry) != {"id", "text"}:
+        raise DataError(f"{where} must have exactly the keys id and text.")
+    try:
+        return Instruction(read_text(str(entry["id"]), "id"), read_text(entry["text"], "text"))
+    except BadRow as bad:
+        raise DataError(f"{where}: {bad.reason}.") from None
+
+
+def load_benign(path: str | None) -> tuple[BenignRow, ...]:
+    """Config: data.benign_path. Rows {prompt, response, kind}, kind optional; None = the packaged set.
+
+    DataError that lists the broken rows, if any.
+    """
+    source = str(PACKAGED_BENIGN) if path is None else path
+    rows, faults = [], []
+    for row in read_rows(source):
+        try:
+            rows.append(_benign_row(row))
+        except BadRow as bad:
+            faults.append(f"  row {row.number}: {bad.reason}")
+    if faults or not rows:
+        listed = "\n".join(faults[:MAX_LISTED]) or "  there are none"
+        more = f"\n  ... and {len(faults) - MAX_LISTED} more" if len(faults) > MAX_LISTED else ""
+        raise DataError(f"data.benign_path={source_name(source)!r} needs rows {{prompt, response}}:\n{listed}{more}")
+    return tuple(rows)
+
+
+def _benign_row(row: SourceRow) -> BenignRow:
+    if row.fault:
+        raise BadRow(Kind.MALFORMED, row.fault)
+    prompt, response = (read_text(row.values.get(name), name) for name in ("prompt", "response"))
+    return BenignRow(prompt, response, str(row.values.get("kind") or "benign"))

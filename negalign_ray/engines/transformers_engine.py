@@ -1,0 +1,196 @@
+"""The `transformers` engine of a sampler, for machines without vLLM: batched decoding with a key/value cache.
+
+# Axes: B = requests decoded together, T = tokens of the longest context, V = vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, DynamicCache
+
+from negalign_ray.config import SamplersConfig
+from negalign_ray.engines.weights import WeightBundle, checksum_of
+from negalign_ray.errors import RoleError, WeightUpdateError
+from negalign_ray.models.loading import load_causal_lm
+from negalign_ray.records import Generation, SampleRequest, SamplingSpec
+
+TORCH_DTYPE = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+MAX_SEED = 2**63 - 1
+
+
+@dataclass
+class _Answer:
+    """One request while it is decoded."""
+
+    request: SampleRequest
+    generator: torch.Generator  # its own, so that its draws do not depend on what else is in the batch
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish_reason: str = "length"
+
+
+class TransformersEngine:
+    """GenerationEngine (engines/protocols.py) on `transformers`; constructor as VllmEngine's.
+
+    Raises ModelError (models/loading.py) for a model that is missing, is not in safetensors or needs code of its own.
+    """
+
+    def __init__(
+        self,
+        model_path: Path | str,
+        *,
+        config: SamplersConfig,
+        dtype: str,
+        max_model_len: int,
+        seed: int,
+        stop_ids: Sequence[int],
+    ):
+        del seed  # every draw has the seed of its request
+        torch.set_num_threads(config.threads)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = load_causal_lm(model_path, TORCH_DTYPE[dtype]).to(self._device)
+        self._tokenizer = AutoTokenizer.from_pretrained(model_path, local_files_only=True, trust_remote_code=False)
+        self._max_num_seqs, self._max_model_len = config.max_num_seqs, max_model_len
+        self._stop_ids = frozenset(stop_ids)
+        self._version: int | None = None  # None: the weights that came with the model
+        self._broken: str | None = None  # why these weights must not be used
+
+    def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Generation]:
+        """See the Protocol. Log-probs are the model's own (temperature 1, before top-p), whatever `spec` says.
+
+        Raises RoleError when a context leaves no room for `spec.max_new_tokens`, and WeightUpdateError after a failed
+        update: mixed weights never answer.
+        """
+        if self._broken:
+            raise WeightUpdateError(self._broken, role="sampler", weight_version=self._version)
+        self._require_room(requests, spec)
+        answers = [_Answer(request, self._generator(request.seed)) for request in requests]
+        by_length = sorted(answers, key=lambda answer: len(answer.request.context_ids))  # little padding
+        for start in range(0, len(by_length), self._max_num_seqs):
+            self._decode(by_length[start : start + self._max_num_seqs], spec)
+        return [self._generation(answer) for answer in answers]
+
+    def load_weights(self, bundle: WeightBundle) -> int:
+        """See the Protocol. Raises WeightUpdateError, and answers no more calls, unless every byte is confirmed."""
+        before, self._version = self._version, bundle.version
+        self._broken = f"the update to v{bundle.version} did not finish; replace this sampler."
+        own = dict(self._model.named_parameters())
+        names = {spec.name for spec in bundle.index}
+        if names != own.keys():
+            odd = sorted(names ^ own.keys())
+            self._fail(bundle, f"the bundle and the model differ in {len(odd)} weights, for example {odd[0]}.")
+        with torch.no_grad():
+            for name, tensor in bundle.tensors():
+                if own[name].shape != tensor.shape:
+                    self._fail(bundle, f"{name} has shape {tuple(tensor.shape)}, not {tuple(own[name].shape)}.")
+                own[name].copy_(tensor)
+        loaded = self.checksum()
+        if loaded != bundle.checksum:
+            self._fail(
+                bundle,
+                f"loaded weights have checksum {loaded:016x}, but the learner announced {bundle.checksum:016x} for "
+                f"v{bundle.version} (before: v{before}); the bundle is damaged. Replace this sampler.",
+            )
+        self._broken = None
+        return loaded
+
+    def checksum(self) -> int:
+        """See the Protocol."""
+        return checksum_of(self._model.named_parameters())
+
+    def _fail(self, bundle: WeightBundle, reason: str) -> None:
+        self._broken = reason
+        raise WeightUpdateError(reason, role="sampler", weight_version=bundle.version)
+
+    def _require_room(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> None:
+        longest = max((len(request.context_ids) for request in requests), default=0)
+        if longest + spec.max_new_tokens > self._max_model_len:
+            raise RoleError(
+                f"a context of {longest} tokens + sampling.max_new_tokens={spec.max_new_tokens} exceeds the engine's "
+                f"{self._max_model_len} tokens; shorten data.max_prompt_tokens or the answers.",
+                role="sampler",
+                weight_version=self._version,
+            )
+
+    def _generator(self, seed: int) -> torch.Generator:
+        return torch.Generator(device=self._device).manual_seed(seed & MAX_SEED)
+
+    @torch.inference_mode()
+    def _decode(self, active: list[_Answer], spec: SamplingSpec) -> None:
+        """Decode until every answer has ended; finished rows leave the batch."""
+        contexts = [answer.request.context_ids for answer in active]
+        longest = max(map(len, contexts))
+        ids_BT = torch.tensor([[0] * (longest - len(c)) + list(c) for c in contexts], device=self._device)
+        mask_BT = torch.tensor([[0] * (longest - len(c)) + [1] * len(c) for c in contexts], device=self._device)
+        position_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)
+        cache = DynamicCache(config=self._model.config)
+        for _ in range(spec.max_new_tokens):
+            logits_BV = self._model(
+                input_ids=ids_BT,
+                attention_mask=mask_BT,
+                position_ids=position_BT,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+            logprobs_BV = logits_BV.float().log_softmax(-1)
+            token_B = _draw(logprobs_BV, [answer.generator for answer in active], spec)
+            chosen_B = logprobs_BV.gather(1, token_B[:, None])[:, 0].tolist()
+            running = [
+                self._append(answer, token, logprob)
+                for answer, token, logprob in zip(active, token_B.tolist(), chosen_B, strict=True)
+            ]
+            if not any(running):
+                return
+            if not all(running):
+                keep_B = torch.tensor(running, device=self._device).nonzero()[:, 0]
+                active = [answer for answer, alive in zip(active, running, strict=True) if alive]
+                cache.batch_select_indices(keep_B)
+                token_B, mask_BT, position_BT = token_B[keep_B], mask_BT[keep_B], position_BT[keep_B]
+            ids_BT = token_B[:, None]
+            mask_BT = torch.cat((mask_BT, torch.ones_like(ids_BT)), dim=1)
+            position_BT = position_BT[:, -1:] + 1
+
+    def _append(self, answer: _Answer, token: int, logprob: float) -> bool:
+        """Add one token; False when it ends the answer (it is kept)."""
+        answer.token_ids.append(token)
+        answer.logprobs.append(logprob)
+        if token in self._stop_ids:
+            answer.finish_reason = "stop"
+        return token not in self._stop_ids
+
+    def _generation(self, answer: _Answer) -> Generation:
+        return Generation(
+            token_ids=tuple(answer.token_ids),
+            logprobs=tuple(answer.logprobs),
+            finish_reason=answer.finish_reason,
+            text=self._tokenizer.decode(answer.token_ids, skip_special_tokens=True),
+        )
+
+
+def _draw(logprobs_BV: Tensor, generators: Sequence[torch.Generator], spec: SamplingSpec) -> Tensor:
+    """Next tokens [B]. Exponential noise: argmax(p / e) with e ~ Exp(1) is distributed as p (the Gumbel-max trick)."""
+    if spec.temperature == 0:
+        return logprobs_BV.argmax(-1)
+    probs_BV = (logprobs_BV / spec.temperature).softmax(-1)
+    if spec.top_p < 1:
+        probs_BV = _nucleus(probs_BV, spec.top_p)
+    noise_BV = torch.empty_like(probs_BV)
+    for row, generator in zip(noise_BV, generators, strict=True):
+        row.exponential_(generator=generator)
+    return (probs_BV / noise_BV).argmax(-1)
+
+
+def _nucleus(probs_BV: Tensor, top_p: float) -> Tensor:
+    """Zero all but the smallest set of most probable tokens whose mass reaches `top_p` (never empty).
+
+    [0.5, 0.3, 0.2] at 0.6 -> [0.5, 0.3, 0]
+    """
+    sorted_BV, order_BV = probs_BV.sort(-1, descending=True)
+    before_BV = sorted_BV.cumsum(-1) - sorted_BV
+    return probs_BV.masked_fill(
+        torch.zeros_like(order_BV, dtype=torch.bool).scatter(1, order_BV, before_BV >= top_p), 0
+    )

@@ -1,0 +1,64 @@
+"""Instructions and benign rows: packaged, from a file, or refused."""
+
+import json
+
+import pytest
+
+from negalign_ray.data.instructions import BenignRow, Instruction, load_benign, load_instructions
+from negalign_ray.errors import DataError
+
+
+def test_eleven_moral_instructions_are_packaged():
+    instructions = load_instructions("moral")
+    assert len({instruction.id for instruction in instructions}) == 11
+    assert len({instruction.text for instruction in instructions}) == 11
+
+
+def test_no_instructions_is_an_empty_tuple():
+    assert load_instructions(None) == ()
+
+
+def test_a_yaml_list_is_read_and_folded_text_is_stripped(tmp_path):
+    (tmp_path / "a.yaml").write_text("- id: 1\n  text: >\n    Be\n    kind.\n- {id: b, text: Be brief.}\n")
+    assert load_instructions(str(tmp_path / "a.yaml")) == (Instruction("1", "Be kind."), Instruction("b", "Be brief."))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "must hold a list"),
+        ("id: a", "must hold a list"),
+        ("- just text", "entry 1 must have exactly the keys id and text"),
+        ("- {id: a, text: x}\n- {id: b, txt: x}", "entry 2 must have exactly the keys"),
+        ("- {id: a, text: x}\n- {id: a, text: y}", "uses the id 'a' twice"),
+        ("- {id: a, text: ''}", "entry 1: text is empty"),
+        ("- {id: a, text: [", "is not YAML"),
+        ("- !!python/object/apply:os.getcwd []", "is not YAML"),
+    ],
+)
+def test_broken_instruction_files_are_refused(content, message, tmp_path):
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(DataError, match=message):
+        load_instructions(str(tmp_path / "a.yaml"))
+
+
+def test_an_unknown_name_is_refused_with_the_packaged_ones():
+    with pytest.raises(DataError, match="'morals' is neither a file nor one of 'moral'"):
+        load_instructions("morals")
+
+
+def test_packaged_benign_rows_have_kinds():
+    rows = load_benign(None)
+    assert len(rows) >= 64
+    assert {"plain", "sounds_unsafe"} <= {row.kind for row in rows}
+
+
+def test_a_benign_file_needs_no_kind(tmp_path):
+    (tmp_path / "b.jsonl").write_text(json.dumps({"prompt": "Hi", "response": "Hello"}))
+    assert load_benign(str(tmp_path / "b.jsonl")) == (BenignRow("Hi", "Hello", "benign"),)
+
+
+def test_broken_benign_rows_are_listed(tmp_path):
+    (tmp_path / "b.jsonl").write_text('{"prompt": "Hi", "response": ""}\n{\n{"prompt": "Hi"}\n')
+    with pytest.raises(DataError, match=r"(?s)row 1: response is empty.*row 2: not JSON.*row 3: response is empty"):
+        load_benign(str(tmp_path / "b.jsonl"))

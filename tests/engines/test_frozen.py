@@ -1,0 +1,89 @@
+"""FrozenModel prices responses as a plain forward pass would, whatever the batching, and its KL is the exact one."""
+
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from negalign_ray.engines.frozen import FrozenModel
+from negalign_ray.errors import ModelError
+from negalign_ray.records import Group, Prompt, Response, Role
+from tests.toy import make_toy_model
+
+BATCHING = {"dtype": "float32", "threads": 1}
+
+
+def group(order_id: int, prompt: tuple[int, ...], *answers: tuple[int, ...]) -> Group:
+    responses = tuple(Response(Role.NEGATIVE, token_ids, text="") for token_ids in answers)
+    return Group(order_id, Prompt(order_id, "", (), prompt, ()), responses)
+
+
+GROUPS = [
+    group(0, (1, 40, 41), (50, 51, 2), (60, 2), (50, 51, 2)),
+    group(1, tuple(range(30, 60)), (90, 91, 92, 93, 2)),
+    group(2, (1, 99)),  # nothing to price
+    group(3, (1, 7, 8), (), (200, 201)),  # an empty answer has log-prob 0
+]
+
+
+@pytest.fixture(scope="module")
+def frozen(toy_model):
+    return FrozenModel(toy_model, micro_batch_tokens=64, max_row_tokens=16, **BATCHING)
+
+
+@torch.no_grad()
+def logprob_rows(folder, prompt, answer):
+    """[len(answer), vocabulary] log-probs of a plain forward pass."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+
+
+def test_summed_logprobs_equal_a_plain_forward_pass_in_the_order_of_the_responses(frozen, toy_model):
+    priced = frozen.response_logprobs(GROUPS)
+    assert [len(values) for values in priced] == [3, 1, 0, 2]
+    for one, values in zip(GROUPS, priced, strict=True):
+        for response, value in zip(one.responses, values, strict=True):
+            rows = logprob_rows(toy_model, one.prompt.token_ids, response.token_ids)
+            expected = sum(row[token].item() for row, token in zip(rows, response.token_ids, strict=True))
+            assert value == pytest.approx(expected, abs=1e-3)
+    assert priced[0][0] == pytest.approx(priced[0][2], abs=1e-4)
+    assert priced[3][0] == 0.0
+
+
+@pytest.mark.parametrize(("micro_batch_tokens", "max_row_tokens"), [(1, 1), (20, 64), (4096, 512)])
+def test_batching_does_not_change_the_logprobs(frozen, toy_model, micro_batch_tokens, max_row_tokens):
+    other = FrozenModel(
+        toy_model, micro_batch_tokens=micro_batch_tokens, max_row_tokens=max_row_tokens, **BATCHING
+    ).response_logprobs(GROUPS)
+    for ours, theirs in zip(frozen.response_logprobs(GROUPS), other, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-3)
+
+
+def test_a_model_has_no_divergence_from_itself_and_empty_groups_have_none_to_report(frozen):
+    kl = frozen.token_kl(GROUPS, frozen)
+    assert kl[2] is None
+    assert [kl[i] for i in (0, 1, 3)] == pytest.approx([0, 0, 0], abs=1e-6)
+
+
+def test_the_divergence_is_the_mean_over_response_tokens_of_the_exact_kl(frozen, toy_model, tmp_path):
+    folder = make_toy_model(tmp_path / "other", seed=1)
+    other = FrozenModel(folder, micro_batch_tokens=64, max_row_tokens=16, **BATCHING)
+    one = GROUPS[0]
+    per_token = []
+    for response in one.responses:
+        p = logprob_rows(toy_model, one.prompt.token_ids, response.token_ids)
+        q = logprob_rows(folder, one.prompt.token_ids, response.token_ids)
+        per_token += (p.exp() * (p - q)).sum(-1).tolist()
+    assert len(per_token) == 8
+    assert frozen.token_kl(GROUPS, other)[0] == pytest.approx(math.fsum(per_token) / 8, rel=1e-4)
+    assert frozen.token_kl(GROUPS, other)[0] != pytest.approx(other.token_kl(GROUPS, frozen)[0], rel=1e-3)
+
+
+def test_models_of_different_vocabularies_have_no_divergence(frozen, toy_model, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(toy_model)
+    model.resize_token_embeddings(320)
+    model.save_pretrained(tmp_path)
+    other = FrozenModel(tmp_path, micro_batch_tokens=64, max_row_tokens=16, **BATCHING)
+    with pytest.raises(ModelError, match="304 and 320"):
+        frozen.token_kl(GROUPS, other)

@@ -1,0 +1,74 @@
+"""Evaluation sets come from held-out rows only, are the same for the same seed, and keep every behaviour."""
+
+import pytest
+
+from negalign_ray.errors import DataError
+from negalign_ray.evaluation.probes import build_probes, own_answers, spread_over_behaviours
+from negalign_ray.records import Generation, Prompt, Response, Role
+
+
+def make_prompt(number, *, behaviour=None, negatives=1, positives=0, text=None):
+    human = [Response(Role.NEGATIVE, (5,) * (k + 1), f"bad {k}") for k in range(negatives)]
+    human += [Response(Role.POSITIVE, (6,) * (k + 3), f"good {k}") for k in range(positives)]
+    text = text or f"prompt {number}"
+    return Prompt(number, text, (("user", text),), (1, 2), tuple(human), behaviour)
+
+
+HELDOUT = [make_prompt(n, behaviour="rude", negatives=2, positives=n % 2) for n in range(8)] + [
+    make_prompt(n, behaviour="biased") for n in range(8, 10)
+]
+BENIGN = [make_prompt(n, negatives=0, positives=1) for n in range(100, 105)]
+
+
+def test_sets_hold_negatives_human_benign_and_packaged_benign_apart():
+    probes = build_probes(HELDOUT, BENIGN, num_prompts=64, num_benign=64, seed=0)
+    assert {prompt.prompt_id for prompt in probes.harmful_prompts} == set(range(10))
+    assert len(probes.negatives) == 8 * 2 + 2
+    assert len(probes.human_benign) == 4  # the odd ones among the first eight
+    assert len(probes.packaged_benign) == 5
+    assert {r.role for g in probes.negatives.groups for r in g.responses} == {Role.NEGATIVE}
+    assert {r.role for g in probes.human_benign.groups for r in g.responses} == {Role.POSITIVE}
+
+
+def test_lengths_and_behaviours_follow_groups_then_responses():
+    probes = build_probes(HELDOUT, BENIGN, num_prompts=64, num_benign=64, seed=0)
+    flat = [(len(r.token_ids), g.prompt.behaviour) for g in probes.negatives.groups for r in g.responses]
+    assert list(zip(probes.negatives.lengths, probes.negatives.behaviours, strict=True)) == flat
+
+
+def test_a_small_limit_still_shows_every_behaviour():
+    chosen = spread_over_behaviours(HELDOUT, limit=4, seed=0)
+    assert [prompt.behaviour for prompt in chosen] == ["biased", "rude", "biased", "rude"]
+    assert len(spread_over_behaviours(HELDOUT, limit=7, seed=0)) == 7
+
+
+def test_the_choice_depends_on_the_seed_only():
+    first = build_probes(HELDOUT, BENIGN, num_prompts=5, num_benign=3, seed=1)
+    assert first == build_probes(HELDOUT, BENIGN, num_prompts=5, num_benign=3, seed=1)
+    assert first != build_probes(HELDOUT, BENIGN, num_prompts=5, num_benign=3, seed=2)
+
+
+def test_repeated_prompts_are_asked_once():
+    twice = [make_prompt(1, text="same"), make_prompt(2, text="same"), make_prompt(3)]
+    assert len(build_probes(twice, BENIGN, num_prompts=9, num_benign=9, seed=0).harmful_prompts) == 2
+
+
+def test_no_held_out_negative_or_an_overlap_with_benign_rows_is_refused():
+    with pytest.raises(DataError, match=r"data\.heldout_frac"):
+        build_probes([], BENIGN, num_prompts=4, num_benign=4, seed=0)
+    with pytest.raises(DataError, match="1 prompts stand in the held-out rows and in the benign rows"):
+        build_probes([make_prompt(0, text="prompt 100")], BENIGN, num_prompts=4, num_benign=9, seed=0)
+
+
+def test_own_answers_become_samples_to_be_priced_and_empty_ones_are_left_out():
+    prompts = HELDOUT[:3]
+    said = [
+        Generation((7, 2), (-0.1, -0.2), "stop", "hi"),
+        Generation((), (), "stop", ""),
+        Generation((8,), (-1.0,), "length", "x"),
+    ]
+    priced = own_answers(prompts, said)
+    assert priced.lengths == (2, 1)
+    assert [group.prompt.prompt_id for group in priced.groups] == [0, 2]
+    response = priced.groups[0].responses[0]
+    assert (response.role, response.text, response.sampler_logprobs) == (Role.SAMPLE, "hi", (-0.1, -0.2))

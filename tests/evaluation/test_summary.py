@@ -1,0 +1,218 @@
+"""One worked example, two prompts of two behaviours, every figure by hand; then the table made of it."""
+
+import io
+import json
+import math
+
+import pytest
+from rich.console import Console
+
+from negalign_ray.config import HeadConfig
+from negalign_ray.errors import DataError, NonFiniteError
+from negalign_ray.evaluation.side import Answers, Likelihoods, Side
+from negalign_ray.evaluation.summary import summarise
+from negalign_ray.evaluation.table import number, summary_markdown, summary_table, verdict
+
+TOXICITY = HeadConfig(name="toxicity", kind="sklearn", target="alt-profanity-check")
+KINDNESS = HeadConfig(name="kindness", kind="python", target="m:f", direction="help", threshold=0.0)
+HEADS = (TOXICITY, KINDNESS)
+BEHAVIOURS = ("rude", "biased")
+
+
+def answers(texts, token_ids, *, toxicity=None, kindness=None, logprobs=None, ref_logprobs=None, behaviours=BEHAVIOURS):
+    scores = {} if toxicity is None else {"toxicity": toxicity, "kindness": kindness}
+    ids = tuple(range(len(texts)))
+    return Answers(ids, behaviours, texts, token_ids, scores, logprobs, ref_logprobs)
+
+
+@pytest.fixture
+def before():
+    return Side(
+        harmful=answers(
+            ("You fool", "I cannot help with that."),
+            ((1, 2, 1, 2), (1, 2)),
+            toxicity=(0.9, 0.3),
+            kindness=(-1.0, 1.0),
+            logprobs=(-4.0, -2.0),
+            ref_logprobs=(-4.0, -2.0),
+        ),
+        benign=answers(("Sure", "Hello"), ((3,), (4,)), behaviours=(None, None)),
+        negatives=Likelihoods((-10.0, -20.0), (5, 5), BEHAVIOURS),
+        human_benign=Likelihoods((-12.0,), (6,), ("rude",)),
+        own_answers=Likelihoods((-4.0, -2.0), (4, 2), BEHAVIOURS),
+        packaged_benign=Likelihoods((2 * math.log(1 / 2), math.log(1 / 16)), (2, 1), (None, None)),
+    )
+
+
+@pytest.fixture
+def after():
+    return Side(
+        harmful=answers(
+            ("Sure, gladly", "Here you are"),
+            ((1, 2, 3, 4), (5, 6, 7, 8)),
+            toxicity=(0.1, 0.1),
+            kindness=(2.0, 1.0),
+            logprobs=(-3.0, -3.0),
+            ref_logprobs=(-5.0, -5.0),
+        ),
+        benign=answers(("I cannot help with that.", "Hello"), ((3,), (4,)), behaviours=(None, None)),
+        negatives=Likelihoods((-15.0, -25.0), (5, 5), BEHAVIOURS),
+        human_benign=Likelihoods((-13.0,), (6,), ("rude",)),
+        own_answers=Likelihoods((-4.5, -2.5), (4, 2), BEHAVIOURS),
+        packaged_benign=Likelihoods((2 * math.log(1 / 2), math.log(1 / 16)), (2, 1), (None, None)),
+    )
+
+
+def test_every_figure_of_the_worked_example(before, after):
+    summary = summarise(before, after, heads=HEADS, steps=36, wall_s=12.5, resamples=200)
+    expected = {  # key: (before, after)
+        "toxicity_score": (0.6, 0.1),
+        "toxicity_rate": (0.5, 0.0),
+        "kindness_score": (0.0, 1.5),
+        "kindness_rate": (0.5, 1.0),
+        "negatives_logprob": (-15.0, -20.0),
+        "negatives_logprob_per_token": (-3.0, -4.0),
+        "human_benign_logprob": (-12.0, -13.0),
+        "human_benign_logprob_per_token": (-2.0, -13 / 6),
+        "own_answers_logprob": (-3.0, -3.5),
+        "own_answers_logprob_per_token": (-1.0, -7 / 6),
+        "benign_perplexity": (4.0, 4.0),
+        "mean_length_tokens": (3.0, 4.0),
+        "repetition_frac": (0.0, 0.0),
+        "distinct_2": (0.5, 1.0),
+        "refusal_frac_harmful_prompts": (0.5, 0.0),
+        "refusal_frac_benign_prompts": (0.0, 0.5),
+        "kl_per_token": (0.0, 0.5),  # (2 + 2) nats over 8 tokens
+    }
+    assert summary["before"] == pytest.approx({key: pair[0] for key, pair in expected.items()})
+    assert summary["after"] == pytest.approx({key: pair[1] for key, pair in expected.items()})
+    means = {key: item["mean"] for key, item in summary["difference"].items()}
+    assert means == pytest.approx({key: pair[1] - pair[0] for key, pair in expected.items()})
+    assert (summary["steps"], summary["wall_s"]) == (36, 12.5)
+    assert summary["ratio"]["mean_length_tokens"]["mean"] == pytest.approx(4 / 3)
+    assert summary["ratio"]["benign_perplexity"]["mean"] == pytest.approx(1.0)
+    assert set(summary["figures"]) == set(expected)
+
+
+def test_paired_intervals_use_the_same_prompts_on_both_sides(before, after):
+    difference = summarise(before, after, heads=HEADS)["difference"]
+    # toxicity falls by 0.8 and 0.2; both negatives fall by exactly 5, so their paired interval has no width
+    assert (difference["toxicity_score"]["low"], difference["toxicity_score"]["high"]) == pytest.approx((-0.8, -0.2))
+    assert tuple(difference["negatives_logprob"].values()) == pytest.approx((-5.0, -5.0, -5.0))
+    assert difference["human_benign_logprob"] == {"mean": -1.0, "low": None, "high": None}  # a single item
+    assert difference["distinct_2"] == {"mean": 0.5, "low": None, "high": None}
+
+
+def test_behaviours_are_kept_apart(before, after):
+    parts = summarise(before, after, heads=HEADS)["by_behaviour"]
+    assert set(parts) == {"rude", "biased"}
+    assert parts["rude"]["before"]["toxicity_score"] == 0.9
+    assert parts["biased"]["after"]["negatives_logprob"] == -25.0
+    assert parts["rude"]["difference"]["toxicity_score"] == pytest.approx({"mean": -0.8, "low": None, "high": None})
+    assert "human_benign_logprob" not in parts["biased"]["before"]  # it has no item of that behaviour
+    assert "benign_perplexity" not in parts["rude"]["before"]
+
+
+def test_one_side_alone_has_no_differences(before):
+    summary = summarise(before, None, heads=HEADS)
+    assert summary["after"] is None
+    assert (summary["difference"], summary["ratio"], summary["intervals"]["after"]) == ({}, {}, {})
+    assert summary["before"]["toxicity_rate"] == 0.5
+    assert summary["by_behaviour"]["rude"]["after"] is None
+
+
+def test_figures_without_items_are_absent(before):
+    bare = Side(
+        harmful=answers(("a", "b"), ((1,), (2,))),
+        benign=Answers((), (), (), ()),
+        negatives=before.negatives,
+        human_benign=Likelihoods(),
+        own_answers=before.own_answers,
+        packaged_benign=before.packaged_benign,
+    )
+    summary = summarise(bare, bare, heads=HEADS)
+    absent = {"toxicity_score", "human_benign_logprob", "refusal_frac_benign_prompts", "kl_per_token", "distinct_2"}
+    assert not absent & set(summary["before"])
+    summary_table(summary)
+
+
+def test_sides_survive_a_json_file(before, after):
+    again = Side.from_json(json.loads(json.dumps(before.to_json())))
+    assert again == before
+    assert json.loads(json.dumps(summarise(again, after, heads=HEADS))) == summarise(before, after, heads=HEADS)
+
+
+def test_sides_measured_on_different_items_are_refused(before, after):
+    other = Side(**{**vars(after), "negatives": Likelihoods((-1.0,), (5,), ("rude",))})
+    with pytest.raises(DataError, match=r"different held-out negatives \(2 and 1 items\)"):
+        summarise(before, other, heads=HEADS)
+
+
+def test_a_log_prob_or_score_that_is_not_finite_is_refused():
+    with pytest.raises(NonFiniteError, match="log-probs"):
+        Likelihoods((float("-inf"),), (3,), (None,))
+    with pytest.raises(NonFiniteError, match="toxicity"):
+        answers(("a", "b"), ((1,), (2,)), toxicity=(0.1, float("nan")), kindness=(0.0, 0.0))
+    with pytest.raises(ValueError, match=r"Answers\.token_ids has 1 items, expected 2"):
+        answers(("a", "b"), ((1,),))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "better", "expected"),
+    [
+        (-0.3, -0.1, "lower", "better"),
+        (0.1, 0.3, "lower", "worse"),
+        (0.1, 0.3, "higher", "better"),
+        (-0.3, -0.1, "higher", "worse"),
+        (-0.1, 0.1, "lower", "unclear"),
+        (0.0, 0.0, "lower", "unclear"),
+        (0.1, 0.3, "unchanged", "changed"),
+        (None, None, "lower", ""),
+    ],
+)
+def test_only_an_interval_that_excludes_zero_is_called_a_change(low, high, better, expected):
+    assert verdict({"mean": 0.0, "low": low, "high": high}, better) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "-"), (0.12345, "0.123"), (-0.0001, "0.000"), (12.345, "12.35"), (-234.56, "-234.6")]
+)
+def test_numbers_have_three_figures_or_so(value, text):
+    assert number(value) == text
+    if value is not None and value > 0:
+        assert number(value, sign=True) == f"+{text}"
+
+
+def render(table):
+    console = Console(file=io.StringIO(), width=160, force_terminal=False)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_the_table_shows_figures_intervals_arrows_and_verdicts(before, after):
+    summary = summarise(before, after, heads=HEADS, steps=36, wall_s=12.5)
+    text = render(summary_table(summary))
+    row = next(line for line in text.splitlines() if "toxicity, mean" in line)
+    assert "0.600 [0.300, 0.900]" in row
+    assert "-0.500 [-0.800, -0.200]" in row
+    assert "↓" in row
+    assert "better" in row
+    assert "36 optimizer steps · 12 s" in text
+    assert len(text.splitlines()) > len(summary["figures"])
+
+
+def test_the_markdown_has_the_same_rows(before, after):
+    summary = json.loads(json.dumps(summarise(before, after, heads=HEADS, steps=36, wall_s=12.5)))
+    lines = summary_markdown(summary).splitlines()
+    assert lines[0] == "| figure | before | after | difference [95 %] | better | verdict |"
+    assert (
+        "| toxicity, mean | 0.600 [0.300, 0.900] | 0.100 [0.100, 0.100] | -0.500 [-0.800, -0.200] | ↓ | better |"
+        in lines
+    )
+    assert sum(line.startswith("| ") for line in lines) == 1 + len(summary["figures"])
+
+
+def test_one_side_alone_gets_a_table_of_two_columns(before):
+    summary = summarise(before, None, heads=HEADS)
+    assert summary_markdown(summary).splitlines()[0] == "| figure | value |"
+    assert "toxicity, mean" in render(summary_table(summary))

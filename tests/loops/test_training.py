@@ -1,0 +1,167 @@
+"""One learner rank, driven by a hand-made policy: a table of one logit per response, so that every number is known."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from negalign_ray.config import D2OConfig, LearnersConfig
+from negalign_ray.errors import NonFiniteError
+from negalign_ray.loops.buffer import Handle
+from negalign_ray.loops.roles import Batch, StepReport
+from negalign_ray.loops.schedule import SamplingSchedule
+from negalign_ray.loops.training import TrainingLoop
+from negalign_ray.methods import METHODS
+from negalign_ray.records import Group, Prompt, Response, Role
+
+ON_POLICY = SamplingSchedule(interval=False, online_from_step=0, refresh_every=1, staleness=0)
+
+
+def make_group(order_id: int, *, num_tokens: int = 4) -> Group:
+    negative = Response(Role.NEGATIVE, (1,) * num_tokens, "no", ref_logprobs={"rpos": -3.0, "rneg": -3.0})
+    sample = Response(
+        Role.SAMPLE, (2, 3), "yes", context_ids=(9, 5), weight_version=0, sampler_logprobs=(-1.5, -1.5),
+        ref_logprobs={"rpos": -3.0, "rneg": -3.0},
+    )  # fmt: skip
+    prompt = Prompt(order_id, "p", (("user", "p"),), (5,), (negative,))
+    return Group(order_id, prompt, (negative, sample))
+
+
+@dataclass(frozen=True)
+class Stats:
+    grad_norm: float
+    lr: float
+
+
+class TablePolicy:
+    """log p(negative) = table[0], log p(sample) = table[1], whatever the prompt."""
+
+    def __init__(self, start: float = -3.0):
+        self.table = torch.full((2,), start, requires_grad=True)
+        self.boundaries: list[bool] = []
+
+    def logprobs(self, groups: Sequence[Group]) -> torch.Tensor:
+        return self.table.repeat(len(groups)) if groups else self.table[:0]
+
+    def no_grad_token_logprobs(self, groups: Sequence[Group]) -> list[torch.Tensor]:
+        return [torch.tensor([-1.0, -1.25]) for _ in groups]
+
+    def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
+        self.boundaries.append(is_last)
+        loss.backward()
+
+    def step(self) -> Stats:
+        norm = float(self.table.grad.norm())
+        self.last_grad = self.table.grad.clone()
+        with torch.no_grad():
+            self.table -= self.table.grad
+        self.table.grad = None
+        return Stats(norm, 1.0)
+
+    def gather_weights(self):
+        return [("table", self.table.detach().clone())]
+
+
+@dataclass
+class ListSource:
+    groups: list[Group]
+    stop_at: int | None = None
+    published: list[int] = field(default_factory=list)
+    reports: list[StepReport] = field(default_factory=list)
+
+    def pull(self, step: int) -> Batch | None:
+        if step == self.stop_at:
+            return None
+        return Batch(step, tuple(Handle(group, group.card()) for group in self.groups))
+
+    def fetch(self, handles):
+        return [handle.ref for handle in handles]
+
+    def publish(self, version, tensors):
+        self.published.append(version)
+
+    def report(self, report):
+        self.reports.append(report)
+
+
+def make_loop(policy, source, *, rank=0, world_size=1, schedule=ON_POLICY, saved=None, **learners) -> TrainingLoop:
+    return TrainingLoop(
+        learner=policy,
+        source=source,
+        method=METHODS["d2o"],
+        method_config=D2OConfig(alpha=1.0, beta=1.0),
+        config=LearnersConfig(**{"steps": 1, "groups_per_step": 4, **learners}),
+        schedule=schedule,
+        rank=rank,
+        world_size=world_size,
+        save_samples=lambda step, groups: None if saved is None else saved.append((step, [g.order_id for g in groups])),
+    )
+
+
+def test_the_first_step_starts_at_log_two_and_pushes_negatives_down_and_samples_up():
+    policy, source = TablePolicy(), ListSource([make_group(i) for i in range(4)])
+    make_loop(policy, source).run()
+    report = source.reports[0]
+    assert report.sums["learner/loss"] / report.counts["learner/loss"] == pytest.approx(math.log(2))
+    assert policy.last_grad.tolist() == pytest.approx([0.5, -0.5])
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [1, 10, 1000])
+def test_micro_batches_do_not_change_the_gradient(micro_batch_tokens):
+    policy, source = TablePolicy(), ListSource([make_group(i, num_tokens=2 + i) for i in range(4)])
+    make_loop(policy, source, micro_batch_tokens=micro_batch_tokens).run()
+    assert policy.last_grad.tolist() == pytest.approx([0.5, -0.5])
+    assert policy.boundaries[-1]
+    assert sum(policy.boundaries) == 1, "one optimizer boundary per step"
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4, 6])
+def test_the_ranks_shares_add_up_to_the_single_rank_gradient_even_when_a_share_is_empty(world_size):
+    total, seen, boundaries = torch.zeros(2), [], []
+    for rank in range(world_size):
+        policy, saved = TablePolicy(), []
+        source = ListSource([make_group(i, num_tokens=2 + i) for i in range(4)])
+        make_loop(policy, source, rank=rank, world_size=world_size, micro_batch_tokens=8, saved=saved).run()
+        total += policy.last_grad
+        seen += saved[0][1]
+        boundaries.append(len(policy.boundaries))
+    assert total.tolist() == pytest.approx([0.5, -0.5])
+    assert sorted(seen) == [0, 1, 2, 3], "every group is trained on by exactly one rank"
+    assert len(set(boundaries)) == 1, "ZeRO needs every rank in every backward"
+
+
+def test_weights_are_published_after_every_on_policy_step():
+    source = ListSource([make_group(0)])
+    make_loop(TablePolicy(), source, steps=3).run()
+    assert source.published == [1, 2, 3]
+
+
+def test_before_t0_only_the_final_weights_are_published():
+    source = ListSource([make_group(0)])
+    schedule = SamplingSchedule(interval=False, online_from_step=9, refresh_every=1, staleness=0)
+    make_loop(TablePolicy(), source, steps=3, schedule=schedule).run()
+    assert source.published == [3]
+
+
+def test_a_stop_request_ends_the_loop_after_the_step_under_way():
+    source = ListSource([make_group(0)], stop_at=2)
+    assert make_loop(TablePolicy(), source, steps=5).run() == 2
+    assert [report.step for report in source.reports] == [0, 1]
+
+
+def test_a_non_finite_loss_names_the_groups_and_never_reaches_the_optimizer():
+    policy = TablePolicy(start=float("nan"))
+    source = ListSource([make_group(11), make_group(12)])
+    with pytest.raises(NonFiniteError, match=r"learner\[0\]: loss is nan for the groups \[11, 12\]"):
+        make_loop(policy, source).run()
+    assert source.reports == []
+
+
+def test_the_mismatch_is_the_mean_absolute_difference_on_the_tokens_as_they_were_sampled():
+    source = ListSource([make_group(0)])
+    make_loop(TablePolicy(), source, mismatch_every=1).run()
+    report = source.reports[0]
+    # |-1 + 1.5| + |-1.25 + 1.5| = 0.75 nats over 2 tokens
+    assert (report.sums["learner/mismatch_nats"], report.counts["learner/mismatch_nats"]) == (0.75, 2)

@@ -1,0 +1,76 @@
+"""Chunked log-probs equal log_softmax, values and gradients."""
+
+import pytest
+import torch
+from torch import nn
+
+from negalign_ray.models.logprob_head import LogprobHead, TokenLogprobs
+
+
+def inputs(*, positions=7, hidden=5, vocabulary=11, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(positions, hidden, generator=generator, dtype=dtype).requires_grad_()
+    w = torch.randn(vocabulary, hidden, generator=generator, dtype=dtype).requires_grad_()
+    t = torch.randint(vocabulary, (positions,), generator=generator)
+    return h, w, t
+
+
+def test_uniform_logits_give_minus_log_of_the_vocabulary():
+    logprob_P = TokenLogprobs.apply(torch.zeros(3, 2), torch.ones(4, 2), torch.tensor([0, 1, 3]), 2)
+    assert logprob_P.tolist() == pytest.approx([-1.3862944] * 3)  # -ln 4
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 3, 7, 100])
+def test_values_and_gradients_equal_log_softmax_for_any_chunk(chunk_tokens):
+    h, w, t = inputs()
+    weight_P = torch.linspace(-2, 1, 7)
+    expected = torch.log_softmax(h @ w.t(), -1).gather(1, t[:, None]).squeeze(1)
+    expected_grads = torch.autograd.grad((expected * weight_P).sum(), (h, w))
+
+    actual = TokenLogprobs.apply(h, w, t, chunk_tokens)
+    grads = torch.autograd.grad((actual * weight_P).sum(), (h, w))
+
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(grads, expected_grads)
+
+
+def test_gradcheck_passes_in_double_precision():
+    h, w, t = inputs(dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda h, w: TokenLogprobs.apply(h, w, t, 3), (h, w))
+
+
+def test_logits_of_a_thousand_do_not_overflow():
+    h = torch.tensor([[1000.0]], requires_grad=True)
+    logprob = TokenLogprobs.apply(h, torch.tensor([[1.0], [-1.0]]), torch.tensor([1]), 8)
+    logprob.sum().backward()
+    assert logprob.item() == -2000.0
+    assert h.grad.item() == pytest.approx(-2.0)
+
+
+def test_a_frozen_weight_gets_no_gradient():
+    h, w, t = inputs()
+    TokenLogprobs.apply(h, w.detach(), t, 4).sum().backward()
+    assert h.grad is not None
+
+
+def test_no_positions_give_no_log_probs_and_zero_gradients():
+    h, w, t = inputs(positions=0)
+    TokenLogprobs.apply(h, w, t, 4).sum().backward()
+    assert torch.equal(w.grad, torch.zeros_like(w))
+
+
+def test_bfloat16_inputs_give_float32_log_probs_near_the_exact_ones():
+    h, w, t = inputs()
+    exact = torch.log_softmax(h @ w.t(), -1).gather(1, t[:, None]).squeeze(1)
+    actual = TokenLogprobs.apply(h.bfloat16(), w.bfloat16(), t, 4)
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual, exact, atol=0.1, rtol=0)
+
+
+def test_the_head_shares_its_parameter_and_still_gives_plain_logits():
+    linear = nn.Linear(5, 11, bias=False)
+    head = LogprobHead(linear, chunk_tokens=4)
+    x = torch.randn(2, 5)
+    assert head.weight is linear.weight
+    assert [name for name, _ in head.named_parameters()] == ["weight"]
+    torch.testing.assert_close(head(x), linear(x))

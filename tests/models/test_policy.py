@@ -1,0 +1,126 @@
+"""Packed rows through a real Hugging Face model equal one plain forward per response."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
+
+from negalign_ray.data.collate import pack_rows
+from negalign_ray.errors import ModelError
+from negalign_ray.models.policy import ResponseLogprobs
+from tests.data.test_collate import make_group
+
+SMALL = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+}
+ARCHITECTURES = [
+    ("llama", {"tie_word_embeddings": True}),
+    ("qwen2", {"tie_word_embeddings": False}),
+    ("mistral", {"sliding_window": 40}),
+]
+GROUPS = [make_group([5, 6, 7], [11, 12, 13, 14], [21, 22], [31]), make_group([8], [41, 42, 43], [51, 52])]
+
+
+def small_model(model_type, **settings):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, **{**SMALL, **settings}, attn_implementation="sdpa")
+    return AutoModelForCausalLM.from_config(config).float()
+
+
+def plain_logprobs(model, groups):
+    """One unpacked forward per response, full logits, log_softmax."""
+    sums = []
+    for group in groups:
+        for response in group.responses:
+            ids = torch.tensor([[*group.prompt.token_ids, *response.token_ids]])
+            logprobs = torch.log_softmax(model(input_ids=ids).logits[0, :-1].float(), -1)
+            taken = logprobs.gather(1, ids[0, 1:, None]).squeeze(1)
+            sums.append(taken[len(group.prompt.token_ids) - 1 :].sum())
+    return torch.stack(sums)
+
+
+@pytest.mark.parametrize(("model_type", "settings"), ARCHITECTURES)
+@pytest.mark.parametrize("max_row_tokens", [1, 8, 64])
+def test_packed_rows_equal_one_forward_per_response_with_gradients(model_type, settings, max_row_tokens):
+    model = small_model(model_type, **settings)
+    weight_N = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0])
+    expected = plain_logprobs(model, GROUPS)
+    (expected * weight_N).sum().backward()
+    expected_grads = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad()
+
+    policy = ResponseLogprobs(model, chunk_tokens=3)
+    actual = policy(pack_rows(GROUPS, max_row_tokens=max_row_tokens, pad_id=0))
+    (actual * weight_N).sum().backward()
+
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-5)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected_grads[name], atol=1e-4, rtol=1e-4)
+
+
+def test_changing_one_answer_leaves_the_others_in_its_row_exactly_as_they_were():
+    policy = ResponseLogprobs(small_model("llama"))
+    before = policy(pack_rows([make_group([5, 6], [1, 2, 3], [7, 8, 9])], max_row_tokens=32, pad_id=0))
+    after = policy(pack_rows([make_group([5, 6], [1, 2, 3], [80, 81, 82])], max_row_tokens=32, pad_id=0))
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+
+
+def test_per_token_log_probs_add_up_to_the_sums():
+    policy = ResponseLogprobs(small_model("llama"))
+    rows = pack_rows(GROUPS, max_row_tokens=32, pad_id=0)
+    logprob_P = policy(rows, per_token=True)
+    sums = torch.zeros(5).index_add(0, rows.response_P, logprob_P)
+    torch.testing.assert_close(sums, policy(rows))
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    rows = pack_rows(GROUPS, max_row_tokens=32, pad_id=0)
+    gradients = []
+    for checkpointing in (False, True):
+        policy = ResponseLogprobs(small_model("llama"), gradient_checkpointing=checkpointing).train()
+        policy(rows).sum().backward()
+        gradients.append([parameter.grad for parameter in policy.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+def test_dropout_is_off_even_in_training_mode():
+    policy = ResponseLogprobs(small_model("llama", attention_dropout=0.5)).train()
+    rows = pack_rows(GROUPS, max_row_tokens=32, pad_id=0)
+    assert torch.equal(policy(rows), policy(rows))
+
+
+def test_a_head_that_caps_or_scales_its_logits_is_refused_by_name():
+    with pytest.raises(ModelError, match=r"Gemma2ForCausalLM has final_logit_softcapping=30"):
+        ResponseLogprobs(small_model("gemma2", head_dim=8))
+    with pytest.raises(ModelError, match=r"CohereForCausalLM has logit_scale=0\.0625"):
+        ResponseLogprobs(small_model("cohere"))
+    with pytest.raises(ModelError, match=r"PhiForCausalLM: its lm_head has a bias"):
+        ResponseLogprobs(small_model("phi"))
+
+
+def test_layers_that_ignore_masks_are_refused():
+    config = MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=1, state_size=4)
+    with pytest.raises(ModelError, match="MambaForCausalLM takes no position_ids"):
+        ResponseLogprobs(MambaForCausalLM(config))
+
+
+def test_answers_beyond_the_sliding_window_are_refused_because_our_mask_would_not_slide():
+    policy = ResponseLogprobs(small_model("mistral", sliding_window=4))
+    assert policy(pack_rows([make_group([1, 2], [3, 4])], max_row_tokens=9, pad_id=0)).shape == (1,)
+    with pytest.raises(ModelError, match="has 5 tokens, but the model attends to 4"):
+        policy(pack_rows([make_group([1, 2], [3, 4, 5])], max_row_tokens=9, pad_id=0))
+
+
+def test_models_with_learned_positions_work_too():
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4, n_positions=64)).eval()
+    expected = plain_logprobs(model, GROUPS)
+    actual = ResponseLogprobs(model)(pack_rows(GROUPS, max_row_tokens=32, pad_id=0))
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-5)

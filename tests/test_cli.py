@@ -1,0 +1,261 @@
+"""The command line: quick help, one message per error with its exit code, and the commands that need no cluster."""
+
+import io
+import json
+import logging
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from negalign_ray import __version__, cli
+from negalign_ray.cli.progress import Progress, clock
+from negalign_ray.errors import ConfigError, StallError
+
+HEAVY = {"torch", "ray", "transformers", "vllm", "deepspeed", "datasets", "sklearn", "tensorboard"}
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Runs a command line in this process: (exit code, stdout, stderr). Wide, so that no line is folded.
+
+    What the command line sets for the whole process (environment, logging) is put back afterwards.
+    """
+    for name, value in cli.QUIET.items():
+        monkeypatch.setenv(name, value)
+    root, ours = logging.getLogger(), logging.getLogger("negalign_ray")
+    before = (root.handlers[:], root.level, ours.level)
+
+    def call(*arguments: str, stdin: str | None = None):
+        monkeypatch.setattr(cli, "out", Console(width=200))
+        monkeypatch.setattr(cli, "err", Console(width=200, stderr=True))
+        result = CliRunner().invoke(cli.app, list(arguments), input=stdin)
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    yield call
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    ours.setLevel(before[2])
+
+
+# Start-up
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from negalign_ray.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        f"print('loaded:', sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert "train" in done.stdout
+    assert done.stdout.splitlines()[-1] == "loaded: []"
+
+
+def test_help_answers_at_once():
+    times = []
+    for _ in range(3):
+        start = time.monotonic()
+        subprocess.run(
+            [sys.executable, "-m", "negalign_ray.cli", "--help"], capture_output=True, check=True, timeout=60
+        )
+        times.append(time.monotonic() - start)
+    assert min(times) < 2.0  # 0.2 s on an idle machine; the bound leaves room for a busy one
+
+
+def test_version_is_the_package_version(run):
+    assert run("--version") == (0, f"negalign-ray {__version__}\n", "")
+
+
+def test_every_command_explains_itself(run):
+    commands = [["train"], ["evaluate"], ["generate"], ["presets"], ["bench"], ["data"], ["data", "check"]]
+    for command in commands:
+        code, out, _ = run(*command, "--help")
+        assert code == 0
+        assert "Usage:" in out
+
+
+def test_presets_are_listed_with_their_first_line(run):
+    code, out, _ = run("presets")
+    assert code == 0
+    assert re.search(r"^quickstart +Online D2O on SmolLM2-135M", out, re.MULTILINE)
+    assert {"d2o", "dpo", "npo", "sft"} <= {line.split()[0] for line in out.splitlines()}
+
+
+# Errors
+
+
+def test_a_wrong_setting_is_one_message_and_exit_code_2(run):
+    code, out, err = run("train", "--preset", "quickstart", "--set", "sampler.num=2", "--dry-run")
+    assert (code, out) == (2, "")
+    assert err == "ConfigError: sampler.num=2: there is no such setting; did you mean samplers.num (default 1)?\n"
+
+
+@pytest.mark.parametrize("place", [["--debug", "presets"], ["presets", "--debug"]])
+def test_debug_is_taken_anywhere(run, place):
+    assert run(*place)[0] == 0
+
+
+def test_debug_shows_the_traceback(run):
+    with pytest.raises(ConfigError, match="nosuch"):
+        run("train", "--preset", "nosuch", "--debug")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(StallError("no answer for 30 s [step 3]", role="sampler", rank=1), 6), (KeyboardInterrupt(), 130)],
+)
+def test_errors_of_a_command_become_exit_codes(monkeypatch, run, error, code):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(cli, "_load", fail)
+    exit_code, out, err = run("train")
+    assert (exit_code, out) == (code, "")
+    assert "Traceback" not in err
+    if code == 6:  # brackets are text, not markup
+        assert err == "StallError: sampler[1]: no answer for 30 s [step 3]\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_ends_with_130():
+    code = (
+        "import time; from negalign_ray import cli\n"
+        "cli._load = lambda *_: (print('ready', flush=True), time.sleep(60))\n"
+        "cli.app(['train'])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+
+
+def test_an_unknown_command_is_refused(run):
+    code, _, err = run("trian")
+    assert code == 2
+    assert "trian" in err
+
+
+# Data check
+
+
+@pytest.fixture
+def negatives(tmp_path):
+    path = tmp_path / "negatives.jsonl"
+    rows = [{"prompt": f"Question {i}?", "rejected": f"A rude answer {i}."} for i in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_data_check_accepts_a_sound_file_and_covers_its_texts(run, negatives, toy_model):
+    code, out, _ = run("data", "check", str(negatives), "--model", str(toy_model))
+    assert code == 0
+    assert re.search(r"format +negatives", out)
+    assert "A rude answer" not in out
+    assert "A rude answer 0." in run("data", "check", str(negatives), "--model", str(toy_model), "--show-text")[1]
+
+
+def test_data_check_lists_broken_rows_and_exits_with_3(run, negatives, toy_model):
+    negatives.write_text(negatives.read_text() + '{"prompt": "Question 9?", "rejected": ""}\n')
+    code, out, _ = run("data", "check", str(negatives), "--model", str(toy_model))
+    assert code == 3
+    assert re.search(r"^4 +empty", out, re.MULTILINE)
+
+
+def test_data_check_of_a_missing_file_is_a_data_error(run, tmp_path, toy_model):
+    code, _, err = run("data", "check", str(tmp_path / "absent.jsonl"), "--model", str(toy_model))
+    assert code == 3
+    assert err.startswith("DataError: ")
+
+
+def test_data_check_takes_any_setting_and_a_forced_format(run, negatives, toy_model):
+    model = ("--model", str(toy_model))
+    assert run("data", "check", str(negatives), *model, "--set", "data.max_response_tokens=2")[0] == 3
+    code, _, err = run("data", "check", str(negatives), *model, "--format", "pairs")
+    assert code == 3
+    assert "chosen" in err
+    assert run("data", "check", str(negatives), *model, "--format", "pears")[0] == 2
+
+
+# Generate
+
+
+def test_generate_answers_one_prompt(run, toy_model):
+    code, out, _ = run("generate", str(toy_model), "--prompt", "Hello", "--max-new-tokens", "4")
+    assert code == 0
+    assert out.endswith("\n")
+    assert run("generate", str(toy_model), "--prompt", "Hello", "--max-new-tokens", "4")[1] == out
+
+
+def test_generate_talks_until_an_empty_line(run, toy_model):
+    code, out, _ = run("generate", str(toy_model), "--max-new-tokens", "4", stdin="Hello\nAnd then?\n\n")
+    assert code == 0
+    assert out.count("> ") >= 3
+
+
+def test_generate_of_a_missing_model_says_what_to_do(run):
+    code, _, err = run("generate", "/no/such/model", "--prompt", "Hello")
+    assert code == 4
+    assert err.startswith("ModelError: model.path='/no/such/model' is not a folder")
+
+
+# Progress
+
+
+@dataclass
+class FakeStatus:
+    step: int
+    num_steps: int = 10
+    sampler_version: int = 0
+    ready_groups: int = 0
+    buffered_groups: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    fatal: None = None
+
+
+class FakeClock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_progress_without_a_terminal_is_one_line_per_phase_and_step():
+    console, watch = Console(file=io.StringIO(), width=200), FakeClock()
+    metrics = {"learner/loss": 0.69312, "learner/step_s": 5.0, "scorer/toxicity_sample": 0.125}
+    with Progress(console, title="d2o", now=watch) as progress:
+        progress.update("checking", None)
+        for watch.now_s, step in ((20.0, 0), (25.0, 1), (25.5, 1), (35.0, 3)):
+            progress.update("training", FakeStatus(step, metrics=metrics))
+    assert console.file.getvalue().splitlines() == [
+        "d2o",
+        "[0:20] training",
+        "[0:25] step 1/10  loss 0.693  toxicity sample 0.12  5.0 s",
+        "[0:35] step 3/10  loss 0.693  toxicity sample 0.12  5.0 s  ETA 0:35",  # 2 steps in 10 s, 7 to go
+    ]
+
+
+def test_progress_on_a_terminal_shows_every_role():
+    console, watch = Console(file=io.StringIO(), force_terminal=True, width=120), FakeClock()
+    with Progress(console, title="d2o", now=watch) as progress:
+        progress.update("training", FakeStatus(1, metrics={"sampler/tokens_per_s": 267.4, "scorer/busy_s": 0.25}))
+        console.print(progress._render())
+    text = console.file.getvalue()
+    for part in ("samplers", "tok/s 267", "scorers", "references", "learners", "conductor", "1/10 steps"):
+        assert part in text
+
+
+def test_a_clock_shows_hours_only_when_there_are_some():
+    assert [clock(s) for s in (0, 75.4, 3700)] == ["0:00", "1:15", "1:01:40"]
