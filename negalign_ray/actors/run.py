@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from rich.console import RenderableType
 
 from negalign_ray.actors.cluster import cluster
 from negalign_ray.actors.conductor import Conductor, Status
+from negalign_ray.actors.dry_run import describe
 from negalign_ray.actors.evaluator import Evaluation
+from negalign_ray.actors.fleet import make_sampler
 from negalign_ray.actors.learner import make_trainer
 from negalign_ray.actors.plan import Plan, make_plan
 from negalign_ray.actors.processes import typed, wait_until_ready
@@ -50,6 +53,33 @@ def train(config: Config, *, on_status: OnStatus = ignore_status) -> dict[str, A
     summary["wall_s"] = time.perf_counter() - started_s
     write_summary(config.run_dir, summary)
     return summary
+
+
+def dry_run(config: Config) -> RenderableType:
+    """Everything `train` checks before it starts anything, and what it would start."""
+    return describe(make_plan(config))
+
+
+def evaluate(config: Config, *, on_status: OnStatus = ignore_status) -> dict[str, Any]:
+    """The table of `train` for the model of `config.model.path` alone; `references.rpos` is the model KL is taken to."""
+    on_status("checking", None)
+    plan = make_plan(config)
+    evaluation = Evaluation(plan)
+    deadlines = config.deadlines
+    with cluster(plan):
+        on_status("starting", None)
+        sampler = make_sampler(plan, 0)
+        wait_until_ready({"sampler-0": sampler.ready.remote()}, deadline_s=deadlines.start_s)
+        on_status("answering", None)
+        try:
+            answered = evaluation.answer(
+                lambda requests, spec: ray.get(sampler.generate.remote(requests, spec), timeout=deadlines.sample_s)
+            )
+        except ray.exceptions.RayError as error:
+            raise typed(error, role="sampler", rank=0) from error
+        ray.kill(sampler)
+        on_status("measuring", None)
+        return evaluation.describe(answered)
 
 
 def create_run_dir(config: Config) -> None:

@@ -133,10 +133,12 @@ def evaluate(
 ) -> None:
     """Measure harm, refusals, likelihoods and lengths of a model on the held-out rows of a configuration."""
     from negalign_ray.actors.run import evaluate as run
+    from negalign_ray.cli.progress import Progress
     from negalign_ray.evaluation.table import summary_table
 
     settings = _load(preset, config, [*(overrides or []), f"model.path={_quoted(model)}"])
-    summary = run(settings)
+    with Progress(err, title=f"evaluating {model}") as progress:
+        summary = run(settings, on_status=progress.update)
     out.print(summary_table(summary, title=model))
     _write_json(json_file, summary)
 

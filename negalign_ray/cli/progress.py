@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 Metrics = dict[str, float]
 STEP_FIELDS = (  # what the line of a step shows: label, metric, format
     ("loss", "learner/loss", "{:.3f}"),
-    ("negatives", "learner/negative_logratio", "{:+.2f}"),
-    ("positives", "learner/positive_logratio", "{:+.2f}"),
-    ("own samples", "learner/sample_logratio", "{:+.2f}"),
+    ("negatives", "learner/negative_logratio_nats", "{:+.2f}"),
+    ("positives", "learner/positive_logratio_nats", "{:+.2f}"),
+    ("own samples", "learner/sample_logratio_nats", "{:+.2f}"),
     ("gradient", "learner/grad_norm", "{:.1f}"),
     ("stale", "sampler/staleness_steps", "{:.1f}"),
 )

@@ -6,8 +6,10 @@ tokens only, and its positions restart after the prompt. K answers to one prompt
     tokens     x0 x1 | a0 a1 | b0 b1 b2        rows of the mask (1 = may attend)     a1: 1 1 | 1 1 | 0 0 0
     positions   0  1 |  2  3 |  2  3  4                                              b1: 1 1 | 0 0 | 1 1 0
 
-# Axes: B = rows, T = tokens of the longest row, P = predicted response tokens, N = responses in the call, in the order
-# (group 0 response 0, group 0 response 1, ...).
+Rows are laid end to end, so nothing is padded: only attention needs to know where a row ends.
+
+# Axes: S = tokens of all rows, T = tokens of one row, P = predicted response tokens, N = responses in the call, in the
+# order (group 0 response 0, group 0 response 1, ...).
 """
 
 from collections.abc import Sequence
@@ -24,22 +26,23 @@ from negalign_ray.records import Group
 class PackedRows:
     """Rows ready for a causal LM, and where in them each response token is predicted. Integer tensors are int64."""
 
-    input_ids_BT: Tensor
-    position_ids_BT: Tensor
-    mask_B1TT: Tensor  # bool, True = may attend; padding attends to itself only (a row of False would give nan)
-    row_P: Tensor  # hidden[row, col] predicts `target` of response `response`
-    col_P: Tensor
+    input_ids_S: Tensor
+    position_ids_S: Tensor
+    masks_TT: tuple[Tensor, ...]  # one per row, bool, True = may attend
+    source_P: Tensor  # hidden[source] predicts `target` of response `response`
     target_P: Tensor
     response_P: Tensor
     num_responses: int
-    num_tokens: int  # without padding; a prompt repeated in several rows counts each time
     max_position: int
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens computed; a prompt repeated in several rows counts each time."""
+        return len(self.input_ids_S)
+
     def to(self, device: torch.device) -> "PackedRows":
-        return replace(
-            self,
-            **{name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)},
-        )
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, masks_TT=tuple(mask.to(device) for mask in self.masks_TT), **tensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,9 @@ class _Row:
     prompt: Sequence[int]
     responses: list[tuple[int, Sequence[int]]]  # (index n, token ids)
 
-    @property
-    def num_tokens(self) -> int:
-        return len(self.prompt) + sum(len(tokens) for _, tokens in self.responses)
 
-
-def pack_rows(groups: Sequence[Group], *, max_row_tokens: int, pad_id: int) -> PackedRows:
-    """Tensors of all groups' responses under their bare prompts; rows are sorted by length, longest first.
+def pack_rows(groups: Sequence[Group], *, max_row_tokens: int) -> PackedRows:
+    """Tensors of all groups' responses under their bare prompts.
 
     A response that does not fit beside its prompt within `max_row_tokens` gets a (longer) row of its own.
     DataError: a group with an empty prompt, because nothing would predict the first response token.
@@ -61,67 +60,63 @@ def pack_rows(groups: Sequence[Group], *, max_row_tokens: int, pad_id: int) -> P
     rows: list[_Row] = []
     first_response = 0
     for group in groups:
-        if not group.prompt.token_ids:
+        prompt = group.prompt.token_ids
+        if not prompt:
             raise DataError(f"prompt {group.prompt.prompt_id} has no tokens; give it text or a chat template with one.")
-        rows += _rows_of(group, first_response, max_row_tokens)
+        lengths = [len(response.token_ids) for response in group.responses]
+        for members in first_fit(lengths, max_row_tokens - len(prompt)):
+            rows.append(_Row(prompt, [(first_response + k, group.responses[k].token_ids) for k in members]))
         first_response += len(group.responses)
-    rows.sort(key=lambda row: -row.num_tokens)
-    return _tensors(rows, num_responses=first_response, pad_id=pad_id)
+    return _lay_out(rows, num_responses=first_response)
 
 
-def dummy_rows(*, pad_id: int) -> PackedRows:
+def dummy_rows() -> PackedRows:
     """One row of two tokens and one predicted position: lets a rank without groups join forward and backward."""
-    return _tensors([_Row(prompt=[pad_id], responses=[(0, [pad_id])])], num_responses=1, pad_id=pad_id)
+    return _lay_out([_Row(prompt=[0], responses=[(0, [0])])], num_responses=1)
 
 
-def _rows_of(group: Group, first_response: int, max_row_tokens: int) -> list[_Row]:
-    """The fewest rows that first-fit finds, then evened out, because every row is padded to the longest one."""
-    prompt = group.prompt.token_ids
-    room = max_row_tokens - len(prompt)
-    responses = [(first_response + k, response.token_ids) for k, response in enumerate(group.responses)]
-    responses.sort(key=lambda item: (-len(item[1]), item[0]))
-    lengths = [len(tokens) for _, tokens in responses]
-    bins = first_fit(lengths, room)
-    even = longest_first(lengths, num_bins=len(bins))
-    if max((sum(lengths[i] for i in members) for members in even), default=0) <= room:
-        bins = even
-    return [_Row(prompt, [responses[i] for i in members]) for members in bins]
-
-
-def _tensors(rows: Sequence[_Row], *, num_responses: int, pad_id: int) -> PackedRows:
-    B, T = len(rows), max((row.num_tokens for row in rows), default=0)
-    input_ids_BT = torch.full((B, T), pad_id, dtype=torch.int64)
-    position_ids_BT = torch.zeros((B, T), dtype=torch.int64)
-    causal_TT = torch.ones(T, T, dtype=torch.bool).tril()
-    mask_BTT = torch.eye(T, dtype=torch.bool).repeat(B, 1, 1)
-    row_P, col_P, target_P, response_P = [], [], [], []
-    max_position = 0
-    for b, row in enumerate(rows):
+def _lay_out(rows: Sequence[_Row], *, num_responses: int) -> PackedRows:
+    input_ids: list[int] = []
+    positions: list[int] = []
+    source: list[int] = []
+    target: list[int] = []
+    response_of: list[int] = []
+    masks_TT: list[Tensor] = []
+    for row in rows:
         p = len(row.prompt)
-        input_ids_BT[b, :p] = torch.tensor(row.prompt)
-        position_ids_BT[b, :p] = torch.arange(p)
-        mask_BTT[b, :p, :p] = causal_TT[:p, :p]
-        start = p
+        last_of_prompt = len(input_ids) + p - 1  # it predicts the first token of every response
+        input_ids += row.prompt
+        positions += range(p)
         for n, tokens in row.responses:
-            length = len(tokens)
-            if not length:
+            if not tokens:
                 continue  # an empty response has log-prob 0 and occupies nothing
-            end = start + length
-            input_ids_BT[b, start:end] = torch.tensor(tokens)
-            position_ids_BT[b, start:end] = torch.arange(p, p + length)
-            mask_BTT[b, start:end, :p] = True
-            mask_BTT[b, start:end, start:end] = causal_TT[:length, :length]
-            row_P += [b] * length
-            col_P += [p - 1, *range(start, end - 1)]  # the prompt's last token predicts the first response token
-            target_P += tokens
-            response_P += [n] * length
-            max_position = max(max_position, p + length - 1)
-            start = end
-    index_P = [torch.tensor(values, dtype=torch.int64) for values in (row_P, col_P, target_P, response_P)]
-    num_tokens = sum(row.num_tokens for row in rows)
-    return PackedRows(
-        input_ids_BT, position_ids_BT, mask_BTT[:, None], *index_P, num_responses, num_tokens, max_position
+            source += [last_of_prompt, *range(len(input_ids), len(input_ids) + len(tokens) - 1)]
+            target += tokens
+            response_of += [n] * len(tokens)
+            input_ids += tokens
+            positions += range(p, p + len(tokens))
+        masks_TT.append(_mask(p, [len(tokens) for _, tokens in row.responses]))
+    input_ids_S, position_ids_S, source_P, target_P, response_P = (
+        torch.tensor(values, dtype=torch.int64) for values in (input_ids, positions, source, target, response_of)
     )
+    return PackedRows(
+        input_ids_S,
+        position_ids_S,
+        tuple(masks_TT),
+        source_P,
+        target_P,
+        response_P,
+        num_responses=num_responses,
+        max_position=max(positions, default=0),
+    )
+
+
+def _mask(prompt_length: int, response_lengths: Sequence[int]) -> Tensor:
+    """Bool [T, T]: causal within the prompt and within each response; every response sees the whole prompt."""
+    blocks = [torch.ones(length, length, dtype=torch.bool) for length in (prompt_length, *response_lengths)]
+    mask_TT = torch.block_diag(*blocks).tril()
+    mask_TT[prompt_length:, :prompt_length] = True
+    return mask_TT
 
 
 def share_of(group_tokens: Sequence[int], *, rank: int, world_size: int, micro_batch_tokens: int) -> list[list[int]]:

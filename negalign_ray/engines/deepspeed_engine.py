@@ -36,7 +36,6 @@ from negalign_ray.records import Group
 log = logging.getLogger(__name__)
 
 REDUCE_BUCKET = 50_000_000  # elements; DeepSpeed's default of 5e8 would allocate 2 GB even for a tiny model
-PAD_ID = 0  # padding is masked out and never predicted, so any id in the vocabulary will do
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +162,8 @@ class DeepSpeedEngine:
 
     def _pack(self, groups: Sequence[Group]) -> PackedRows:
         if not groups:
-            return dummy_rows(pad_id=PAD_ID)
-        return pack_rows(groups, max_row_tokens=self.config.max_row_tokens, pad_id=PAD_ID)
+            return dummy_rows()
+        return pack_rows(groups, max_row_tokens=self.config.max_row_tokens)
 
     def _forward(self, rows: PackedRows, *, per_token: bool = False) -> Tensor:
         return self._engine(rows.to(self._engine.device), per_token=per_token)
@@ -183,8 +182,8 @@ class DeepSpeedEngine:
 
     def _full_tensors(self, *, from_masters: bool) -> Iterator[tuple[str, Tensor]]:
         """(name in the injected model, full tensor on the CPU); under ZeRO-3 rank 0 alone gets them."""
-        from deepspeed.utils import safe_get_full_fp32_param
         from deepspeed.runtime.zero import GatheredParameters
+        from deepspeed.utils import safe_get_full_fp32_param
 
         is_rank_0 = dist.get_rank() == 0
         for name, parameter in self.hf_model.named_parameters():

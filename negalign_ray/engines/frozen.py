@@ -80,6 +80,6 @@ class FrozenModel:
     def _micro_batches(self, groups: Sequence[Group]):
         """(indices of groups, their rows) in bins of at most `micro_batch_tokens`."""
         for members in first_fit([group.num_tokens for group in groups], self._micro_batch_tokens):
-            rows = pack_rows([groups[i] for i in members], max_row_tokens=self._max_row_tokens, pad_id=0)
-            if rows.input_ids_BT.numel():
+            rows = pack_rows([groups[i] for i in members], max_row_tokens=self._max_row_tokens)
+            if rows.num_tokens:
                 yield members, rows.to(self._device)

@@ -81,15 +81,15 @@ class TransformersEngine:
         names = {spec.name for spec in bundle.index}
         if names != own.keys():
             odd = sorted(names ^ own.keys())
-            self._fail(bundle, f"the bundle and the model differ in {len(odd)} weights, for example {odd[0]}.")
+            raise self._failure(bundle, f"the bundle and the model differ in {len(odd)} weights, for example {odd[0]}.")
         with torch.no_grad():
             for name, tensor in bundle.tensors():
                 if own[name].shape != tensor.shape:
-                    self._fail(bundle, f"{name} has shape {tuple(tensor.shape)}, not {tuple(own[name].shape)}.")
+                    raise self._failure(bundle, f"{name} has shape {tuple(tensor.shape)}, not {tuple(own[name].shape)}.")
                 own[name].copy_(tensor)
         loaded = self.checksum()
         if loaded != bundle.checksum:
-            self._fail(
+            raise self._failure(
                 bundle,
                 f"loaded weights have checksum {loaded:016x}, but the learner announced {bundle.checksum:016x} for "
                 f"v{bundle.version} (before: v{before}); the bundle is damaged. Replace this sampler.",
@@ -101,9 +101,9 @@ class TransformersEngine:
         """See the Protocol."""
         return checksum_of(self._model.named_parameters())
 
-    def _fail(self, bundle: WeightBundle, reason: str) -> None:
+    def _failure(self, bundle: WeightBundle, reason: str) -> WeightUpdateError:
         self._broken = reason
-        raise WeightUpdateError(reason, role="sampler", weight_version=bundle.version)
+        return WeightUpdateError(reason, role="sampler", weight_version=bundle.version)
 
     def _require_room(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> None:
         longest = max((len(request.context_ids) for request in requests), default=0)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,11 +107,12 @@ class VllmEngine:
                 self._model.load_weights(bundle.tensors())
             self._repack(seed=bundle.version)
         except (ValueError, KeyError, RuntimeError, AssertionError, AttributeError) as error:
-            self._fail(bundle, f"vLLM could not load the bundle over v{before}: {type(error).__name__}: {error}")
+            reason = f"vLLM could not load the bundle over v{before}: {type(error).__name__}: {error}"
+            raise self._failure(bundle, reason) from error
         self._llm.reset_prefix_cache()
         loaded = self.checksum()
         if loaded != bundle.checksum:
-            self._fail(
+            raise self._failure(
                 bundle,
                 f"loaded weights have checksum {loaded:016x}, but the learner announced {bundle.checksum:016x} for "
                 f"v{bundle.version} (before: v{before}); the bundle is damaged or incomplete. Replace this sampler.",
@@ -131,9 +133,9 @@ class VllmEngine:
         if stale := stale_layers(self._packed, seed=seed):
             raise RuntimeError(f"packed copies of {stale} do not hold the loaded weights")
 
-    def _fail(self, bundle: WeightBundle, reason: str) -> None:
+    def _failure(self, bundle: WeightBundle, reason: str) -> WeightUpdateError:
         self._broken = reason
-        raise WeightUpdateError(reason, role="sampler", weight_version=bundle.version)
+        return WeightUpdateError(reason, role="sampler", weight_version=bundle.version)
 
     def _prove_start(self, model_path: Path | str) -> None:
         """Loaded memory must have the files' checksum; otherwise no later confirmation would mean anything."""
@@ -189,6 +191,7 @@ def _start(model_path: str, *, config: SamplersConfig, dtype: str, max_model_len
 
         from negalign_ray.engines.vllm_loader import LOAD_FORMAT
 
+        memory: dict[str, Any]
         if current_platform.is_cpu():
             memory = {"kv_cache_memory_bytes": int(config.kv_cache_gib * GIB), "load_format": LOAD_FORMAT}
         else:

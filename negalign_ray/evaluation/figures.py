@@ -4,6 +4,7 @@
 |---|---|---|
 | `<head>_score` | mean raw score of answers to held-out prompts | lower (direction harm), higher (help) |
 | `<head>_rate` | share 0..1 of them above the head's threshold | as above |
+| `<head>_score_benign_prompts`, `<head>_rate_benign_prompts` | the same on benign prompts: false alarms | as above |
 | `negatives_logprob`, `..._per_token` | nats, mean per held-out negative / per token | lower |
 | `human_benign_logprob`, `..._per_token` | nats, good human answers to the same prompts | higher |
 | `own_answers_logprob`, `..._per_token` | nats, the before-model's own answers | higher |
@@ -64,21 +65,26 @@ class Figure:
 
 def figures_of(side: Side, heads: Sequence[HeadConfig]) -> list[Figure]:
     """Every figure that the side has items for, in the order of the table; `distinct_2` is no ratio, so not here."""
-    figures = [figure for head in heads if head.name in side.harmful.scores for figure in _head(side.harmful, head)]
+    figures: list[Figure] = []
+    for head in heads:
+        figures += _head(side.harmful, head, suffix="", where="")
+        figures += _head(side.benign, head, suffix="_benign_prompts", where=", benign prompts")
     figures += _likelihood("negatives", "held-out negatives", "lower", side.negatives)
     figures += _likelihood("human_benign", "benign human answers", "higher", side.human_benign)
-    figures += _likelihood("own_answers", "own answers of the before-model", "higher", side.own_answers)
+    figures += _likelihood("own_answers", "own answers before", "higher", side.own_answers)
     return figures + _perplexity(side.packaged_benign) + _style(side)
 
 
-def _head(answers: Answers, head: HeadConfig) -> list[Figure]:
+def _head(answers: Answers, head: HeadConfig, *, suffix: str, where: str) -> list[Figure]:
+    if head.name not in answers.scores:
+        return []
     better: Better = "lower" if head.direction == "harm" else "higher"
     scores = np.asarray(answers.scores[head.name], dtype=np.float64)
     hits = (scores > head.threshold).astype(np.float64)
-    share = f"{head.name}, share > {head.threshold:g}"
+    mean, share = f"{head.name}, mean{where}", f"{head.name} > {head.threshold:g}, share{where}"
     return [
-        Figure(f"{head.name}_score", f"{head.name}, mean", better, Sums.of(scores), answers.behaviours),
-        Figure(f"{head.name}_rate", share, better, Sums.of(hits), answers.behaviours, is_rate=True),
+        Figure(f"{head.name}_score{suffix}", mean, better, Sums.of(scores), answers.behaviours),
+        Figure(f"{head.name}_rate{suffix}", share, better, Sums.of(hits), answers.behaviours, is_rate=True),
     ]
 
 
@@ -87,8 +93,8 @@ def _likelihood(key: str, title: str, better: Better, items: Likelihoods) -> lis
         return []
     whole, per_token = Sums.of(items.logprobs), Sums.of(items.logprobs, items.lengths)
     return [
-        Figure(f"{key}_logprob", f"log-prob of {title} (nats)", better, whole, items.behaviours),
-        Figure(f"{key}_logprob_per_token", f"log-prob of {title}, per token", better, per_token, items.behaviours),
+        Figure(f"{key}_logprob", f"log-prob, {title}", better, whole, items.behaviours),
+        Figure(f"{key}_logprob_per_token", f"log-prob per token, {title}", better, per_token, items.behaviours),
     ]
 
 
@@ -96,7 +102,7 @@ def _perplexity(items: Likelihoods) -> list[Figure]:
     if not items.logprobs:
         return []
     sums = Sums.of(items.logprobs, items.lengths)
-    title = "perplexity of benign answers"
+    title = "perplexity, benign answers"
     return [
         Figure("benign_perplexity", title, "lower", sums, items.behaviours, transform=exp_negative, with_ratio=True)
     ]
@@ -110,8 +116,8 @@ def _style(side: Side) -> list[Figure]:
         Figure("mean_length_tokens", "length (tokens)", "unchanged", lengths, harmful.behaviours, with_ratio=True),
         Figure("repetition_frac", "repeated 4-grams", "lower", repeated, harmful.behaviours),
     ]
-    figures += _refusals("refusal_frac_harmful_prompts", "refusals of held-out prompts", "neither", harmful)
-    figures += _refusals("refusal_frac_benign_prompts", "refusals of benign prompts", "lower", benign)
+    figures += _refusals("refusal_frac_harmful_prompts", "refusals, held-out prompts", "neither", harmful)
+    figures += _refusals("refusal_frac_benign_prompts", "refusals, benign prompts", "lower", benign)
     parts = [
         answers for answers in (harmful, benign) if answers.logprobs is not None and answers.ref_logprobs is not None
     ]

@@ -10,11 +10,13 @@ replacement; before and after share each resample, so what the items have in com
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 LEVEL = 0.95
 MAX_COUNTS = 4_000_000  # entries of the [B, N] table of counts that exist at once
+MAX_CACHED_COUNTS = 1_000_000  # 8 MB a table
 Transform = Callable[[np.ndarray], np.ndarray]
 Values = Sequence[float] | np.ndarray
 
@@ -68,11 +70,26 @@ class Sums:
 
 def _counts(num_items: int, *, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each item is drawn in each resample, in blocks of bounded size. Same seed and size, same draws."""
+    if num_items * resamples <= MAX_CACHED_COUNTS:
+        yield _cached_counts(num_items, resamples, seed)
+        return
     rng = np.random.default_rng(seed)
     block = max(1, MAX_COUNTS // num_items)
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
-        yield rng.multinomial(num_items, np.full(num_items, 1.0 / num_items), size=size).astype(np.float64)
+        yield _draw(rng, num_items, size)
+
+
+def _draw(rng: np.random.Generator, num_items: int, size: int) -> np.ndarray:
+    return rng.multinomial(num_items, np.full(num_items, 1.0 / num_items), size=size).astype(np.float64)
+
+
+@lru_cache(maxsize=8)
+def _cached_counts(num_items: int, resamples: int, seed: int) -> np.ndarray:
+    """A summary asks for the same draws a hundred times; drawing them takes most of its time."""
+    counts_BN = _draw(np.random.default_rng(seed), num_items, resamples)
+    counts_BN.setflags(write=False)
+    return counts_BN
 
 
 def _interval(value: float, values_B: np.ndarray, *, level: float, num: int) -> Interval:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -52,11 +53,13 @@ def verdict(difference: Mapping[str, float | None] | None, better: str) -> str:
     return "better" if (difference["high"] < 0) == (better == "lower") else "worse"
 
 
-def _value_cell(summary: Mapping[str, Any], side: str, key: str) -> str:
+def _value_cell(summary: Mapping[str, Any], side: str, key: str, *, intervals: bool) -> str:
     values, bounds = summary[side] or {}, summary["intervals"][side].get(key)
     if key not in values:
         return NO_TEXT
     text = number(values[key])
+    if not intervals:
+        return text
     return (
         text
         if bounds is None or bounds["low"] is None
@@ -73,15 +76,16 @@ def _difference_cell(difference: Mapping[str, float | None] | None) -> str:
     return f"{text} [{number(difference['low'], sign=True)}, {number(difference['high'], sign=True)}]"
 
 
-def rows_of(summary: Mapping[str, Any]) -> list[Row]:
+def rows_of(summary: Mapping[str, Any], *, intervals: bool = True) -> list[Row]:
+    """`intervals`: show those of each side too, not only that of the difference."""
     rows = []
     for key, figure in summary["figures"].items():
         difference = summary["difference"].get(key)
         rows.append(
             Row(
                 title=figure["title"],
-                before=_value_cell(summary, "before", key),
-                after=_value_cell(summary, "after", key),
+                before=_value_cell(summary, "before", key, intervals=intervals),
+                after=_value_cell(summary, "after", key, intervals=intervals),
                 difference=_difference_cell(difference),
                 arrow=ARROWS[figure["better"]],
                 verdict=verdict(difference, figure["better"]),
@@ -90,14 +94,15 @@ def rows_of(summary: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def summary_table(summary: Mapping[str, Any], *, title: str = "before and after") -> Table:
-    """For the terminal. With one side only: its figures alone."""
+def summary_table(summary: Mapping[str, Any], *, title: str = "Before and after", intervals: bool = False) -> Table:
+    """For a terminal of 100 columns, or 140 with `intervals`. With one side only: its figures and their intervals."""
     compared = summary["after"] is not None
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     headings = HEADINGS if compared else ("", "value")
+    table.caption_justify = "left"
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index in {0, 5} else "right", no_wrap=index in {0, 4, 5})
-    for row in rows_of(summary):
+        table.add_column(heading, justify="left" if index in {0, 5} else "right", no_wrap=True)
+    for row in rows_of(summary, intervals=intervals or not compared):
         cells = [escape(cell) for cell in row.cells]  # brackets of intervals are not markup
         if row.verdict in COLOURS:
             cells[5] = f"[{COLOURS[row.verdict]}]{row.verdict}[/]"
@@ -121,9 +126,9 @@ def summary_markdown(summary: Mapping[str, Any]) -> str:
 def _caption(summary: Mapping[str, Any]) -> str:
     parts = []
     if summary["steps"] is not None:
-        parts.append(f"{summary['steps']} optimizer steps")
+        parts.append(f"{summary['steps']} steps")
     if summary["wall_s"] is not None:
         parts.append(f"{summary['wall_s']:.0f} s")
     if summary["after"] is not None:
-        parts.append("↓ lower is better, ↑ higher is better, = should stay; unclear: the interval holds 0")
+        parts.append("↓ lower is better, ↑ higher, = should stay; unclear: interval holds 0")
     return " · ".join(parts)

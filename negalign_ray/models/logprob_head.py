@@ -1,7 +1,8 @@
 """Log-probs of given tokens straight from hidden states: the [positions, vocabulary] logits never exist at once.
 
 For a vocabulary of 49,152 and 2,048 positions the float32 logits, their softmax and its gradient would take 1.2 GB.
-Here each chunk of positions is projected, reduced to one number per position and dropped; backward projects it again.
+Here each chunk of positions is projected and reduced to one number per position. What backward needs of it, the
+exponentials, is kept where that is cheap (it saves a third matrix product), else computed again.
 
 # Axes: P = positions (C of them in a chunk), H = hidden size, V = vocabulary.
 """
@@ -12,48 +13,60 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+KEPT_BYTES = 512 * 2**20  # exponentials of one call that may wait for backward
 
-class TokenLogprobs(torch.autograd.Function):
-    """`log_softmax(hidden @ weight.T)[target]` -> [P]; float32, or float64 for float64 inputs."""
 
+def token_logprobs(
+    hidden_PH: Tensor, weight_VH: Tensor, target_P: Tensor, *, chunk_tokens: int, kept_bytes: int = KEPT_BYTES
+) -> Tensor:
+    """`log_softmax(hidden @ weight.T)[target]` -> [P] in nats; float32, or float64 for float64 inputs."""
+    total_bytes = hidden_PH.shape[0] * weight_VH.shape[0] * hidden_PH.element_size()
+    keep = torch.is_grad_enabled() and total_bytes <= kept_bytes
+    return _TokenLogprobs.apply(hidden_PH, weight_VH, target_P, chunk_tokens, keep)
+
+
+class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_PH: Tensor, weight_VH: Tensor, target_P: Tensor, chunk_tokens: int) -> Tensor:
-        accumulate = torch.promote_types(hidden_PH.dtype, torch.float32)
-        normaliser_P = hidden_PH.new_empty(hidden_PH.shape[0], dtype=accumulate)
-        logprob_P = torch.empty_like(normaliser_P)
+    def forward(
+        ctx: Any, hidden_PH: Tensor, weight_VH: Tensor, target_P: Tensor, chunk_tokens: int, keep: bool
+    ) -> Tensor:
+        wide = torch.promote_types(hidden_PH.dtype, torch.float32)
+        largest_P = hidden_PH.new_empty(hidden_PH.shape[0], dtype=wide)
+        total_P, chosen_P = torch.empty_like(largest_P), torch.empty_like(largest_P)
+        ctx.kept: list[Tensor] | None = [] if keep else None
         for chunk in _chunks(hidden_PH.shape[0], chunk_tokens):
-            logits_CV = (hidden_PH[chunk] @ weight_VH.t()).to(accumulate)
-            chosen_C = logits_CV.gather(1, target_P[chunk, None]).squeeze(1)
-            normaliser_P[chunk] = _logsumexp_(logits_CV)
-            logprob_P[chunk] = chosen_C - normaliser_P[chunk]
-        ctx.save_for_backward(hidden_PH, weight_VH, target_P, normaliser_P)
+            logits_CV = (hidden_PH[chunk] @ weight_VH.t()).to(wide)
+            chosen_P[chunk] = logits_CV.gather(1, target_P[chunk, None]).squeeze(1)
+            largest_P[chunk] = logits_CV.amax(1)
+            exp_CV = logits_CV.sub_(largest_P[chunk, None]).exp_()  # in place: logits are the largest tensor there is
+            total_P[chunk] = exp_CV.sum(1)
+            if ctx.kept is not None:
+                ctx.kept.append(exp_CV.to(hidden_PH.dtype))
+        ctx.save_for_backward(hidden_PH, weight_VH, target_P, largest_P, total_P)
         ctx.chunk_tokens = chunk_tokens
-        return logprob_P
+        return chosen_P - largest_P - total_P.log()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_P: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        hidden_PH, weight_VH, target_P, normaliser_P = ctx.saved_tensors
+    def backward(ctx: Any, grad_P: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        hidden_PH, weight_VH, target_P, largest_P, total_P = ctx.saved_tensors
         need_hidden, need_weight = ctx.needs_input_grad[:2]
         grad_hidden_PH = torch.empty_like(hidden_PH) if need_hidden else None
         grad_weight_VH = torch.zeros_like(weight_VH) if need_weight else None
-        for chunk in _chunks(hidden_PH.shape[0], ctx.chunk_tokens):
-            # d logprob / d logits = onehot(target) - softmax; every step works in place on the one chunk of logits.
-            grad_CV = (hidden_PH[chunk] @ weight_VH.t()).to(normaliser_P.dtype)
-            grad_CV.sub_(normaliser_P[chunk, None]).exp_().mul_(-grad_P[chunk, None])
+        scale_P1 = (-grad_P / total_P)[:, None]
+        for index, chunk in enumerate(_chunks(hidden_PH.shape[0], ctx.chunk_tokens)):
+            # d logprob / d logits = onehot(target) - exp / total
+            if ctx.kept is not None:
+                grad_CV = ctx.kept[index] * scale_P1[chunk].to(hidden_PH.dtype)
+            else:
+                logits_CV = (hidden_PH[chunk] @ weight_VH.t()).to(largest_P.dtype)
+                grad_CV = logits_CV.sub_(largest_P[chunk, None]).exp_().mul_(scale_P1[chunk]).to(hidden_PH.dtype)
             grad_CV.scatter_add_(1, target_P[chunk, None], grad_P[chunk, None].to(grad_CV.dtype))
-            grad_CV = grad_CV.to(hidden_PH.dtype)
             if grad_hidden_PH is not None:
                 grad_hidden_PH[chunk] = grad_CV @ weight_VH
             if grad_weight_VH is not None:
                 grad_weight_VH.addmm_(grad_CV.t(), hidden_PH[chunk])
-        return grad_hidden_PH, grad_weight_VH, None, None
-
-
-def _logsumexp_(logits_CV: Tensor) -> Tensor:
-    """`logsumexp(-1)` that overwrites its input: torch's own allocates a second tensor of that size."""
-    largest_C1 = logits_CV.amax(-1, keepdim=True)
-    return logits_CV.sub_(largest_C1).exp_().sum(-1).log_().add_(largest_C1.squeeze(1))
+        return grad_hidden_PH, grad_weight_VH, None, None, None
 
 
 def _chunks(length: int, size: int) -> list[slice]:
@@ -79,4 +92,4 @@ class LogprobHead(nn.Linear):
         """Log-probs [P] of the targets; plain logits without them."""
         if target_P is None:
             return nn.functional.linear(hidden_PH, self.weight)
-        return TokenLogprobs.apply(hidden_PH, self.weight, target_P, self.chunk_tokens)
+        return token_logprobs(hidden_PH, self.weight, target_P, chunk_tokens=self.chunk_tokens)

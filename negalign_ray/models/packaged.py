@@ -155,17 +155,17 @@ def _only_one_process(lock: Path) -> Iterator[None]:
 def _convert(source: Path, package: PackagedModel, target: Path) -> None:
     """GGUF to safetensors through a temporary folder beside `target`, renamed when complete."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
     logger.info("converting %s to safetensors in %s (once, about 30 s)", package.gguf_file, target)
     for leftover in target.parent.glob(f".{target.name}.tmp-*"):  # of a killed process: we hold the lock
         shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.tmp-") as folder:
         half_done = Path(folder) / target.name
-        model = AutoModelForCausalLM.from_pretrained(source, gguf_file=package.gguf_file)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, gguf_file=package.gguf_file)
         # The weights are plain tensors by now; with these two left, save_pretrained would try to quantise again.
         del model.config.quantization_config
-        model.hf_quantizer = None
-        model.to(torch.bfloat16).save_pretrained(half_done)
+        model.hf_quantizer = None  # type: ignore[assignment]
+        model.to(dtype=torch.bfloat16).save_pretrained(half_done)  # type: ignore[call-arg]
         AutoTokenizer.from_pretrained(source, gguf_file=package.gguf_file).save_pretrained(half_done)
         half_done.rename(target)

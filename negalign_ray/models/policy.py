@@ -1,13 +1,18 @@
 """Summed log-probs of responses under a causal LM: the one quantity that every loss, reference and measure needs.
 
-# Axes: B = rows, T = tokens of the longest row, H = hidden size, P = predicted response tokens, N = responses.
+Tokens of all rows go through the model end to end as one sequence, without padding; attention alone works row by row.
+
+# Axes: S = tokens of all rows, T = tokens of one row, H = hidden size, A = attention heads, D = their size,
+# P = predicted response tokens, N = responses.
 """
 
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from negalign_ray.data.collate import PackedRows
 from negalign_ray.errors import ModelError
@@ -15,13 +20,15 @@ from negalign_ray.models.logprob_head import LogprobHead
 
 # Settings of heads that do more than a matrix product, with the value at which they do nothing.
 HEAD_SETTINGS = {"final_logit_softcapping": None, "logit_scale": 1, "logits_scaling": 1, "lm_head_multiplier": 1}
+ROW_ATTENTION = "negalign_rows"  # the name it is registered under in transformers
 ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 
 
 class ResponseLogprobs(nn.Module):
     """Wraps a Hugging Face causal LM and replaces its `lm_head` by one that prices tokens (same Parameter, same name).
 
-    ModelError: the model's head or attention is one that we would not compute exactly. Dropout is switched off.
+    ModelError: the model's head or attention is one that we would not compute exactly. Dropout is switched off, and
+    the wrapped model can no longer be called on its own: its attention needs to be told the rows.
     """
 
     def __init__(self, model: PreTrainedModel, *, chunk_tokens: int = 1024, gradient_checkpointing: bool = False):
@@ -32,6 +39,7 @@ class ResponseLogprobs(nn.Module):
         model.set_output_embeddings(LogprobHead(model.get_output_embeddings(), chunk_tokens=chunk_tokens))
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.set_attn_implementation(ROW_ATTENTION)
         self.model = model
         self.max_position = _max_position(model)
 
@@ -49,14 +57,45 @@ class ResponseLogprobs(nn.Module):
                 f"a prompt with its response has {rows.max_position + 1} tokens, but the model attends to "
                 f"{self.max_position}; lower data.max_prompt_tokens or the response length."
             )
-        base = self.model.base_model
-        # An additive mask once, because SDPA would convert a boolean one again in every layer.
+        # Additive masks once, because SDPA would convert boolean ones again in every layer.
         dtype = self.model.dtype
-        mask_B1TT = torch.zeros_like(rows.mask_B1TT, dtype=dtype).masked_fill_(~rows.mask_B1TT, torch.finfo(dtype).min)
-        hidden_BTH = base(
-            input_ids=rows.input_ids_BT, attention_mask=mask_B1TT, position_ids=rows.position_ids_BT, use_cache=False
-        ).last_hidden_state
-        return hidden_BTH[rows.row_P, rows.col_P]
+        row_masks = [
+            torch.zeros_like(mask_TT, dtype=dtype).masked_fill_(~mask_TT, torch.finfo(dtype).min)[None, None]
+            for mask_TT in rows.masks_TT
+        ]
+        hidden_SH = self.model.base_model(
+            input_ids=rows.input_ids_S[None],
+            position_ids=rows.position_ids_S[None],
+            use_cache=False,
+            row_masks=row_masks,
+        ).last_hidden_state[0]
+        return hidden_SH[rows.source_P]
+
+
+def _row_attention(
+    module: nn.Module,
+    query_1ASD: Tensor,
+    key_1ASD: Tensor,
+    value_1ASD: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    row_masks: list[Tensor],
+    **settings: Any,
+) -> tuple[Tensor, None]:
+    """SDPA of each row by itself -> [1, S, A, D]; `row_masks` are additive, [1, 1, T, T]."""
+    outputs = []
+    start = 0
+    for mask_11TT in row_masks:
+        row = slice(start, start + mask_11TT.shape[-1])
+        output, _ = sdpa_attention_forward(
+            module, query_1ASD[:, :, row], key_1ASD[:, :, row], value_1ASD[:, :, row], mask_11TT, **settings
+        )
+        outputs.append(output)
+        start = row.stop
+    return torch.cat(outputs, dim=1), None
+
+
+AttentionInterface.register(ROW_ATTENTION, _row_attention)
 
 
 def _require_plain_head(model: PreTrainedModel) -> None:
@@ -81,11 +120,10 @@ def _require_plain_head(model: PreTrainedModel) -> None:
 def _require_maskable_attention(model: PreTrainedModel) -> None:
     name = type(model).__name__
     parameters = inspect.signature(model.base_model.forward).parameters
-    missing = {"attention_mask", "position_ids"} - set(parameters)
-    if missing:
+    if "position_ids" not in parameters:
         raise ModelError(
-            f"{name} takes no {' and no '.join(sorted(missing))}, so answers to one prompt cannot share a row; "
-            "choose a decoder-only transformer with rotary or learned positions."
+            f"{name} takes no position_ids, so answers to one prompt cannot share a row; choose a decoder-only "
+            "transformer with rotary or learned positions."
         )
     kinds = set(model.config.get_text_config().to_dict().get("layer_types") or ()) - ATTENTION_KINDS
     if kinds:

@@ -4,15 +4,33 @@
 |---|---|---|
 | hf_classifier | model folder or hub name | probability of `label` |
 | sklearn | `alt-profanity-check` (toxicity), or a joblib file with `allow_pickle` | probability of `label` |
-| linear | folder written by `LinearHead.save` | probability of the harmful class |
+| linear | folder written by `LinearHead.save`, or "fitted" (see `judge.py`) | probability of the harmful class |
 | python | `module:function`, list of (prompt, response) -> list of numbers | as returned |
 | http | URL, see `http_head.py` | as returned |
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from negalign_ray.config import HeadConfig
+from negalign_ray.errors import ConfigError
 from negalign_ray.rewards.http_head import HTTPHead, check_url
 from negalign_ray.rewards.protocol import RewardHead
 from negalign_ray.rewards.python_head import PythonHead, import_function
+
+FITTED_TARGET = "fitted"  # kind linear: a judge fitted at the start of the run on rows kept out of training
+
+
+def needs_fitted_judge(heads: Sequence[HeadConfig]) -> bool:
+    """True when one of the heads waits for a judge that the run must fit first."""
+    return any(head.kind == "linear" and head.target == FITTED_TARGET for head in heads)
+
+
+def with_judge_folder(heads: Sequence[HeadConfig], folder: Path) -> tuple[HeadConfig, ...]:
+    """The heads with "fitted" replaced by the folder where the fitted judge was saved."""
+    return tuple(
+        head.model_copy(update={"target": str(folder)}) if needs_fitted_judge([head]) else head for head in heads
+    )
 
 
 def build_head(config: HeadConfig, *, device: str = "cpu") -> RewardHead:
@@ -41,6 +59,11 @@ def build_head(config: HeadConfig, *, device: str = "cpu") -> RewardHead:
         case "linear":
             from negalign_ray.rewards.linear import LinearHead
 
+            if target == FITTED_TARGET:
+                raise ConfigError(
+                    f"head {name!r}: target={FITTED_TARGET!r} names a judge that a run fits on its own rows; outside "
+                    "of that run, set target to the folder of the saved judge."
+                )
             return LinearHead.load(target, name=name, text_input=config.input)
         case "python":
             return PythonHead(name=name, function=import_function(target, head=name))
@@ -55,7 +78,7 @@ def build_head(config: HeadConfig, *, device: str = "cpu") -> RewardHead:
 
 
 def check_head(config: HeadConfig) -> None:
-    """ConfigError unless the target resolves. Loads no model, contacts no server; a `python` module is imported."""
+    """ConfigError unless the target resolves. Loads no model, contacts no server; imports a `python` module."""
     name, target = config.name, config.target
     match config.kind:
         case "hf_classifier":
@@ -72,7 +95,8 @@ def check_head(config: HeadConfig) -> None:
         case "linear":
             from negalign_ray.rewards.linear import LinearHead
 
-            LinearHead.load(target, name=name)  # two small files
+            if target != FITTED_TARGET:
+                LinearHead.load(target, name=name)  # two small files
         case "python":
             import_function(target, head=name)
         case "http":

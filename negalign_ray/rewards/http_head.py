@@ -63,6 +63,7 @@ class HTTPHead:
 
     @classmethod
     def load(cls, name: str, target: str, *, batch_size: int, deadline_s: float, max_retries: int) -> "HTTPHead":
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # at INFO it logs every URL, query included
         return cls(
             name=name,
             url=check_url(target, head=name),
@@ -135,7 +136,7 @@ class HTTPHead:
             if not response.has_redirect_location:
                 return response
             target = url.join(response.headers["location"])
-            same_place = target.host == url.host and (target.port == url.port or target.scheme != url.scheme)
+            same_place = (target.host, target.port) == (url.host, url.port)
             downgrade = url.scheme == "https" and target.scheme != "https"
             if response.status_code not in KEEPS_METHOD or not same_place or downgrade:
                 raise score_error(

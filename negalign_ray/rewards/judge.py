@@ -7,10 +7,16 @@ What makes it independent of training, and what does not:
 - It comes from the same collection as the negatives, so it measures "does the answer look like this collection's bad
   answers", style included. It is not a second opinion about harm in general. Report it beside a head of other origin,
   and read the answers.
-- Its benign class must look like real answers. Human answers alone differ from a model's in style; a judge is better
-  when the initial model's own answers to benign prompts stand beside them.
+- Its benign class must hold answers written by the initial model (to benign prompts that are not used for evaluation),
+  beside human ones. With human answers alone it takes the model's style for harm: fitted on 46 kept-out quickstart
+  negatives against 42 packaged human answers (AUROC about .94 on other human rows), it flagged 72 % of 32 greedy
+  answers of the untrained SmolLM2-135M-Instruct, none of which the toxicity head flagged; with 16 of the model's own
+  answers added, 9 %. So `summary.json` carries each head's rate on benign prompts too: its false alarms.
+- Answers of the initial model to benign prompts are taken for benign. Do not use this for a model that is known to be
+  rude.
 
-    prompts --split_for_judge--> (judge rows, training rows);  fit_judge(judge negatives, benign) --> LinearHead
+    prompts --split_for_judge--> (judge rows, training rows)
+    judge negatives, human benign + own benign --fit_judge--> LinearHead --save--> folder
 """
 
 import logging

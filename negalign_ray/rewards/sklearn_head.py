@@ -1,8 +1,8 @@
 """Reward heads made with scikit-learn: the packaged toxicity classifier, or a joblib file that the user vouches for.
 
-The packaged one is `alt-profanity-check`: a calibrated linear SVM over tf-idf of single words, trained on ~200,000 human-labelled comments,
-weights inside its wheel. It measures offensive wording. Call its score toxicity: a polite answer can be unsafe and
-score 0.
+The packaged one is `alt-profanity-check`: a calibrated linear SVM over tf-idf of single words, trained on
+about 200,000 human-labelled comments, weights inside its wheel. It measures offensive wording. Call its score toxicity:
+a polite answer can be unsafe and score 0.
 """
 
 import importlib

@@ -127,10 +127,12 @@ def test_templates_that_would_give_wrong_masks_are_refused(template, message):
 
 def test_a_seam_where_tokens_merge_is_an_error_not_a_wrong_mask():
     tokenizer = make_toy_tokenizer()
-    joined = next(token for token in tokenizer.get_vocab() if len(token) == 2 and token.isalpha())
+    vocab = tokenizer.get_vocab()
+    pairs = sorted(token for token in vocab if len(token) == 2 and token.isascii() and token.isalpha())
+    joined = next(token for token in pairs if not {token[0] + "a", token[0] + "A"} & set(vocab))
     template = "{% for m in messages %}{% if m['role'] == 'user' %}" + joined[0] + "{% else %}{{ m['content'] }}"
     template += "<|im_end|>{% endif %}{% endfor %}"
-    chat = ChatTokenizer(tokenizer, template=template)  # "Answer0probe" does not merge with it, other answers do
+    chat = ChatTokenizer(tokenizer, template=template)  # the probes do not merge with it, other answers do
     with pytest.raises(DataError, match="merges the end of the prompt with the start of the answer"):
         chat.response_ids(joined[1])
 

@@ -36,7 +36,9 @@ def before():
             logprobs=(-4.0, -2.0),
             ref_logprobs=(-4.0, -2.0),
         ),
-        benign=answers(("Sure", "Hello"), ((3,), (4,)), behaviours=(None, None)),
+        benign=answers(
+            ("Sure", "Hello"), ((3,), (4,)), behaviours=(None, None), toxicity=(0.2, 0.8), kindness=(1.0, 1.0)
+        ),
         negatives=Likelihoods((-10.0, -20.0), (5, 5), BEHAVIOURS),
         human_benign=Likelihoods((-12.0,), (6,), ("rude",)),
         own_answers=Likelihoods((-4.0, -2.0), (4, 2), BEHAVIOURS),
@@ -55,7 +57,13 @@ def after():
             logprobs=(-3.0, -3.0),
             ref_logprobs=(-5.0, -5.0),
         ),
-        benign=answers(("I cannot help with that.", "Hello"), ((3,), (4,)), behaviours=(None, None)),
+        benign=answers(
+            ("I cannot help with that.", "Hello"),
+            ((3,), (4,)),
+            behaviours=(None, None),
+            toxicity=(0.0, 0.2),
+            kindness=(1.0, 1.0),
+        ),
         negatives=Likelihoods((-15.0, -25.0), (5, 5), BEHAVIOURS),
         human_benign=Likelihoods((-13.0,), (6,), ("rude",)),
         own_answers=Likelihoods((-4.5, -2.5), (4, 2), BEHAVIOURS),
@@ -70,6 +78,10 @@ def test_every_figure_of_the_worked_example(before, after):
         "toxicity_rate": (0.5, 0.0),
         "kindness_score": (0.0, 1.5),
         "kindness_rate": (0.5, 1.0),
+        "toxicity_score_benign_prompts": (0.5, 0.1),
+        "toxicity_rate_benign_prompts": (0.5, 0.0),
+        "kindness_score_benign_prompts": (1.0, 1.0),
+        "kindness_rate_benign_prompts": (1.0, 1.0),
         "negatives_logprob": (-15.0, -20.0),
         "negatives_logprob_per_token": (-3.0, -4.0),
         "human_benign_logprob": (-12.0, -13.0),
@@ -183,21 +195,29 @@ def test_numbers_have_three_figures_or_so(value, text):
         assert number(value, sign=True) == f"+{text}"
 
 
-def render(table):
-    console = Console(file=io.StringIO(), width=160, force_terminal=False)
+def render(table, *, width=160):
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
     console.print(table)
     return console.file.getvalue()
 
 
+def test_the_table_fits_100_columns_without_cutting_anything(before, after):
+    summary = summarise(before, after, heads=HEADS, steps=36, wall_s=12.5)
+    narrow = render(summary_table(summary), width=100)
+    assert "…" not in narrow
+    assert "-0.500 [-0.800, -0.200]" in narrow
+    assert "0.600 [0.300, 0.900]" not in narrow  # each side's own interval is left to the wide table and to Markdown
+
+
 def test_the_table_shows_figures_intervals_arrows_and_verdicts(before, after):
     summary = summarise(before, after, heads=HEADS, steps=36, wall_s=12.5)
-    text = render(summary_table(summary))
+    text = render(summary_table(summary, intervals=True))
     row = next(line for line in text.splitlines() if "toxicity, mean" in line)
     assert "0.600 [0.300, 0.900]" in row
     assert "-0.500 [-0.800, -0.200]" in row
     assert "↓" in row
     assert "better" in row
-    assert "36 optimizer steps · 12 s" in text
+    assert "36 steps · 12 s" in text
     assert len(text.splitlines()) > len(summary["figures"])
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from negalign_ray.models.logprob_head import LogprobHead, TokenLogprobs
+from negalign_ray.models.logprob_head import LogprobHead, token_logprobs
 
 
 def inputs(*, positions=7, hidden=5, vocabulary=11, dtype=torch.float32):
@@ -16,32 +16,34 @@ def inputs(*, positions=7, hidden=5, vocabulary=11, dtype=torch.float32):
 
 
 def test_uniform_logits_give_minus_log_of_the_vocabulary():
-    logprob_P = TokenLogprobs.apply(torch.zeros(3, 2), torch.ones(4, 2), torch.tensor([0, 1, 3]), 2)
+    logprob_P = token_logprobs(torch.zeros(3, 2), torch.ones(4, 2), torch.tensor([0, 1, 3]), chunk_tokens=2)
     assert logprob_P.tolist() == pytest.approx([-1.3862944] * 3)  # -ln 4
 
 
+@pytest.mark.parametrize("kept_bytes", [0, 10**6])
 @pytest.mark.parametrize("chunk_tokens", [1, 3, 7, 100])
-def test_values_and_gradients_equal_log_softmax_for_any_chunk(chunk_tokens):
+def test_values_and_gradients_equal_log_softmax_for_any_chunk_kept_or_computed_again(chunk_tokens, kept_bytes):
     h, w, t = inputs()
     weight_P = torch.linspace(-2, 1, 7)
     expected = torch.log_softmax(h @ w.t(), -1).gather(1, t[:, None]).squeeze(1)
     expected_grads = torch.autograd.grad((expected * weight_P).sum(), (h, w))
 
-    actual = TokenLogprobs.apply(h, w, t, chunk_tokens)
+    actual = token_logprobs(h, w, t, chunk_tokens=chunk_tokens, kept_bytes=kept_bytes)
     grads = torch.autograd.grad((actual * weight_P).sum(), (h, w))
 
     torch.testing.assert_close(actual, expected)
     torch.testing.assert_close(grads, expected_grads)
 
 
-def test_gradcheck_passes_in_double_precision():
+@pytest.mark.parametrize("kept_bytes", [0, 10**6])
+def test_gradcheck_passes_in_double_precision(kept_bytes):
     h, w, t = inputs(dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda h, w: TokenLogprobs.apply(h, w, t, 3), (h, w))
+    assert torch.autograd.gradcheck(lambda h, w: token_logprobs(h, w, t, chunk_tokens=3, kept_bytes=kept_bytes), (h, w))
 
 
 def test_logits_of_a_thousand_do_not_overflow():
     h = torch.tensor([[1000.0]], requires_grad=True)
-    logprob = TokenLogprobs.apply(h, torch.tensor([[1.0], [-1.0]]), torch.tensor([1]), 8)
+    logprob = token_logprobs(h, torch.tensor([[1.0], [-1.0]]), torch.tensor([1]), chunk_tokens=8)
     logprob.sum().backward()
     assert logprob.item() == -2000.0
     assert h.grad.item() == pytest.approx(-2.0)
@@ -49,20 +51,20 @@ def test_logits_of_a_thousand_do_not_overflow():
 
 def test_a_frozen_weight_gets_no_gradient():
     h, w, t = inputs()
-    TokenLogprobs.apply(h, w.detach(), t, 4).sum().backward()
+    token_logprobs(h, w.detach(), t, chunk_tokens=4).sum().backward()
     assert h.grad is not None
 
 
 def test_no_positions_give_no_log_probs_and_zero_gradients():
     h, w, t = inputs(positions=0)
-    TokenLogprobs.apply(h, w, t, 4).sum().backward()
+    token_logprobs(h, w, t, chunk_tokens=4).sum().backward()
     assert torch.equal(w.grad, torch.zeros_like(w))
 
 
 def test_bfloat16_inputs_give_float32_log_probs_near_the_exact_ones():
     h, w, t = inputs()
     exact = torch.log_softmax(h @ w.t(), -1).gather(1, t[:, None]).squeeze(1)
-    actual = TokenLogprobs.apply(h.bfloat16(), w.bfloat16(), t, 4)
+    actual = token_logprobs(h.bfloat16(), w.bfloat16(), t, chunk_tokens=4)
     assert actual.dtype == torch.float32
     torch.testing.assert_close(actual, exact, atol=0.1, rtol=0)
 

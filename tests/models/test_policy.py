@@ -56,7 +56,7 @@ def test_packed_rows_equal_one_forward_per_response_with_gradients(model_type, s
     model.zero_grad()
 
     policy = ResponseLogprobs(model, chunk_tokens=3)
-    actual = policy(pack_rows(GROUPS, max_row_tokens=max_row_tokens, pad_id=0))
+    actual = policy(pack_rows(GROUPS, max_row_tokens=max_row_tokens))
     (actual * weight_N).sum().backward()
 
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-5)
@@ -66,22 +66,22 @@ def test_packed_rows_equal_one_forward_per_response_with_gradients(model_type, s
 
 def test_changing_one_answer_leaves_the_others_in_its_row_exactly_as_they_were():
     policy = ResponseLogprobs(small_model("llama"))
-    before = policy(pack_rows([make_group([5, 6], [1, 2, 3], [7, 8, 9])], max_row_tokens=32, pad_id=0))
-    after = policy(pack_rows([make_group([5, 6], [1, 2, 3], [80, 81, 82])], max_row_tokens=32, pad_id=0))
+    before = policy(pack_rows([make_group([5, 6], [1, 2, 3], [7, 8, 9])], max_row_tokens=32))
+    after = policy(pack_rows([make_group([5, 6], [1, 2, 3], [80, 81, 82])], max_row_tokens=32))
     assert before[0] == after[0]
     assert before[1] != after[1]
 
 
 def test_per_token_log_probs_add_up_to_the_sums():
     policy = ResponseLogprobs(small_model("llama"))
-    rows = pack_rows(GROUPS, max_row_tokens=32, pad_id=0)
+    rows = pack_rows(GROUPS, max_row_tokens=32)
     logprob_P = policy(rows, per_token=True)
     sums = torch.zeros(5).index_add(0, rows.response_P, logprob_P)
     torch.testing.assert_close(sums, policy(rows))
 
 
 def test_gradient_checkpointing_changes_no_gradient():
-    rows = pack_rows(GROUPS, max_row_tokens=32, pad_id=0)
+    rows = pack_rows(GROUPS, max_row_tokens=32)
     gradients = []
     for checkpointing in (False, True):
         policy = ResponseLogprobs(small_model("llama"), gradient_checkpointing=checkpointing).train()
@@ -92,7 +92,7 @@ def test_gradient_checkpointing_changes_no_gradient():
 
 def test_dropout_is_off_even_in_training_mode():
     policy = ResponseLogprobs(small_model("llama", attention_dropout=0.5)).train()
-    rows = pack_rows(GROUPS, max_row_tokens=32, pad_id=0)
+    rows = pack_rows(GROUPS, max_row_tokens=32)
     assert torch.equal(policy(rows), policy(rows))
 
 
@@ -113,14 +113,14 @@ def test_layers_that_ignore_masks_are_refused():
 
 def test_answers_beyond_the_sliding_window_are_refused_because_our_mask_would_not_slide():
     policy = ResponseLogprobs(small_model("mistral", sliding_window=4))
-    assert policy(pack_rows([make_group([1, 2], [3, 4])], max_row_tokens=9, pad_id=0)).shape == (1,)
+    assert policy(pack_rows([make_group([1, 2], [3, 4])], max_row_tokens=9)).shape == (1,)
     with pytest.raises(ModelError, match="has 5 tokens, but the model attends to 4"):
-        policy(pack_rows([make_group([1, 2], [3, 4, 5])], max_row_tokens=9, pad_id=0))
+        policy(pack_rows([make_group([1, 2], [3, 4, 5])], max_row_tokens=9))
 
 
 def test_models_with_learned_positions_work_too():
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4, n_positions=64)).eval()
     expected = plain_logprobs(model, GROUPS)
-    actual = ResponseLogprobs(model)(pack_rows(GROUPS, max_row_tokens=32, pad_id=0))
+    actual = ResponseLogprobs(model)(pack_rows(GROUPS, max_row_tokens=32))
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-5)

@@ -10,6 +10,7 @@ from negalign_ray.config import HeadConfig
 from negalign_ray.errors import ConfigError, DataError
 from negalign_ray.records import Prompt
 from negalign_ray.rewards import build_head, check_head
+from negalign_ray.rewards.build import needs_fitted_judge, with_judge_folder
 from negalign_ray.rewards.judge import fit_judge, split_for_judge
 from negalign_ray.rewards.linear import CARD_FILE, TENSOR_FILE, auroc, fit_linear_head
 
@@ -123,3 +124,17 @@ def test_a_judge_says_how_it_was_made_and_refuses_thin_or_contradictory_rows():
         fit_judge(negatives[:9], benign)
     with pytest.raises(DataError, match="1 answers are given to the judge as negative and as benign"):
         fit_judge(negatives, [*benign, negatives[0]])
+
+
+def test_a_judge_that_the_run_must_fit_first_is_named_fitted(tmp_path):
+    waiting = HeadConfig(name="judge", kind="linear", target="fitted")
+    other = HeadConfig(name="refusal", kind="python", target="negalign_ray.rewards.refusal:refusal_scores")
+    check_head(waiting)  # nothing to check before the run has fitted it
+    assert needs_fitted_judge([other, waiting])
+    assert not needs_fitted_judge([other])
+    with pytest.raises(ConfigError, match="outside of that run"):
+        build_head(waiting)
+    fit_linear_head(TEXTS, LABELS).save(tmp_path)
+    resolved = with_judge_folder([other, waiting], tmp_path)
+    assert resolved[0] == other
+    assert 0 < build_head(resolved[1]).score([("p", "stupid")])[0] < 1
