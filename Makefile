@@ -34,6 +34,7 @@ lint: setup
 
 docs: setup
 	@$(BIN)/python -c "from negalign_ray.metrics import catalogue_markdown; print(catalogue_markdown(), end='')" > docs/metrics.md
+	@$(BIN)/python -c "from negalign_ray.settings.page import settings_markdown; print(settings_markdown(), end='')" > docs/configuration.md
 
 setup:
 	@"$(PYTHON)" scripts/setup.py --extras "$(EXTRAS)" --torch-index "$(TORCH_INDEX)"

@@ -20,9 +20,9 @@ class Section(BaseModel):
 
 
 class RunConfig(Section):
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # the folder name
     dir: Path = Path("runs")  # the run lives in <dir>/<name>
-    seed: NonNegativeInt = 0
+    seed: NonNegativeInt = 0  # of the split, the order of prompts, and sampling
     overwrite: bool = False  # False: a run directory that already holds results is refused
 
 
@@ -36,10 +36,10 @@ class DataConfig(Section):
     path: str = "quickstart"  # JSONL, Parquet or CSV file, a `datasets` folder or hub name, or "quickstart"
     format: Literal["auto", "negatives", "pairs", "hh_transcripts", "unpaired", "pku_saferlhf"] = "auto"
     split: str = "train"  # of a `datasets` folder or hub name
-    behaviour_column: str = "behaviour"
-    max_prompt_tokens: PositiveInt = 256
-    max_response_tokens: PositiveInt = 128
-    on_bad_row: Literal["refuse", "skip"] = "refuse"
+    behaviour_column: str = "behaviour"  # names the kind of harm, for reports and the split
+    max_prompt_tokens: PositiveInt = 256  # longer prompts are broken rows
+    max_response_tokens: PositiveInt = 128  # longer answers are broken rows
+    on_bad_row: Literal["refuse", "skip"] = "refuse"  # skip = leave broken rows out and count them
     limit: PositiveInt | None = None  # use only the first rows (after the seeded shuffle)
     heldout_frac: Fraction = 0.15  # share of prompts never trained on, split by prompt
     heldout_path: str | None = None  # a file of its own for held-out rows instead
@@ -85,7 +85,7 @@ class SamplingConfig(Section):
     instructions: str | None = "moral"  # "moral" = the 11 packaged ones, a YAML file, or null = the bare prompt
     temperature: PositiveFloat = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    max_new_tokens: PositiveInt = 64
+    max_new_tokens: PositiveInt = 64  # of one sampled answer
     schedule: Literal["online", "interval"] = "online"
     online_from_step: NonNegativeInt = 200  # T0: before it, samples come from the initial model [choice]
     refresh_every: PositiveInt = 200  # `interval`: re-sample from the current policy every this many steps [choice]
@@ -98,17 +98,17 @@ class SamplingConfig(Section):
 
 class Resources(Section):
     cpus: NonNegativeFloat = 1.0  # Ray resource per actor (may be fractional)
-    gpus: NonNegativeFloat = 0.0
+    gpus: NonNegativeFloat = 0.0  # Ray resource per actor (may be fractional)
     threads: PositiveInt = 1  # compute threads; roles that alternate may each use every core
 
 
 class SamplersConfig(Resources):
-    num: PositiveInt = 1
-    engine: Literal["vllm", "transformers"] = "vllm"
+    num: PositiveInt = 1  # actors; each takes its share of every step
+    engine: Literal["vllm", "transformers"] = "vllm"  # transformers = where vLLM is not installed
     tensor_parallel_size: PositiveInt = 1
-    gpu_memory_utilization: Fraction = 0.4
+    gpu_memory_utilization: Fraction = 0.4  # vLLM on a GPU: share of its memory
     kv_cache_gib: PositiveFloat = 1.0  # CPU only
-    max_num_seqs: PositiveInt = 64
+    max_num_seqs: PositiveInt = 64  # answers generated at once
     orders_per_call: PositiveInt | None = None  # None = a step's orders, split evenly over the samplers
 
 
@@ -117,16 +117,17 @@ class HeadConfig(Section):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     kind: Literal["hf_classifier", "sklearn", "linear", "python", "http"]
-    # hf_classifier: model folder or hub name | sklearn: "alt-profanity-check" or a joblib file | linear: a folder, or
-    # "fitted" for a judge fitted by the run on rows kept out of training | python: module:function | http: URL
+    # hf_classifier: model folder or hub name | sklearn: "alt-profanity-check" or a joblib file | linear: a folder,
+    # "quickstart-judge" (packaged), or "fitted" for a judge fitted by the run on rows kept out of training
+    # | python: module:function | http: URL
     target: str
-    direction: Literal["harm", "help"] = "harm"
+    direction: Literal["harm", "help"] = "harm"  # what a high score means
     label: str | None = None  # hf_classifier: the class whose probability is the score (default: the last one)
     input: Literal["response", "prompt_response"] = "response"
     threshold: float = 0.5  # a score above it counts as a hit in rates
-    batch_size: PositiveInt = 32
-    deadline_s: PositiveFloat = 30.0  # one attempt
-    max_retries: NonNegativeInt = 3
+    batch_size: PositiveInt = 32  # pairs per forward or request
+    deadline_s: PositiveFloat = 30.0  # http: one attempt
+    max_retries: NonNegativeInt = 3  # http only
     allow_pickle: bool = False  # sklearn: a joblib file is a pickle, and loading one runs the code inside it; say
     # true only for files you made or trust. A "linear" head (JSON and safetensors) never needs it.
 
@@ -140,10 +141,10 @@ def _require_unique_heads(section, where: str):
 
 
 class ScorersConfig(Resources):
-    num: PositiveInt = 1
+    num: PositiveInt = 1  # actors
     cpus: NonNegativeFloat = 0.1
-    heads: tuple[HeadConfig, ...] = ()
-    max_batch_wait_s: NonNegativeFloat = 0.01
+    heads: tuple[HeadConfig, ...] = ()  # scored for every group; logged, and read by sampling.reward_gate
+    max_batch_wait_s: NonNegativeFloat = 0.01  # how long a request waits for others to join its batch
 
     @model_validator(mode="after")
     def _names_are_unique(self):
@@ -151,11 +152,11 @@ class ScorersConfig(Resources):
 
 
 class ReferencesConfig(Resources):
-    num: PositiveInt = 1
+    num: PositiveInt = 1  # actors per reference model
     cpus: NonNegativeFloat = 0.1
     rpos: str | None = None  # the more helpful reference; None = the initial model
     rneg: str | None = None  # the more harmful reference; None = the same model as rpos
-    micro_batch_tokens: PositiveInt = 4096
+    micro_batch_tokens: PositiveInt = 4096  # tokens of one forward
     cache_size: NonNegativeInt = 100_000  # responses whose log-probs are remembered
 
 
@@ -167,34 +168,34 @@ class LoRAConfig(Section):
 
 
 class LearnersConfig(Resources):
-    num: PositiveInt = 1
-    steps: PositiveInt = 300
+    num: PositiveInt = 1  # ranks of the ZeRO group
+    steps: PositiveInt = 300  # optimizer steps
     groups_per_step: PositiveInt = 16  # batch number 1: prompts per optimizer step, all ranks together
     micro_batch_tokens: PositiveInt = 2048  # batch number 2: tokens of one forward/backward on one rank
     zero_stage: Literal[0, 1, 2, 3] = 2
     dtype: Dtype = "auto"  # compute type; master weights and optimizer are always float32
     lr: PositiveFloat = 1e-5
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_frac: Fraction = 0.03
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up
+    warmup_frac: Fraction = 0.03  # share of the steps
     weight_decay: NonNegativeFloat = 0.0
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
-    max_grad_norm: PositiveFloat = 1.0
-    gradient_checkpointing: bool = False
+    max_grad_norm: PositiveFloat = 1.0  # gradients are clipped to this norm
+    gradient_checkpointing: bool = False  # less memory, one more forward
     logit_chunk_tokens: PositiveInt = 1024  # response positions whose logits exist at once
     max_row_tokens: PositiveInt = 512  # responses of one prompt share a row (and its prompt) up to this length
-    lora: LoRAConfig | None = None
+    lora: LoRAConfig | None = None  # null = all weights are trained
     mismatch_every: NonNegativeInt = 10  # steps between sampler/learner log-prob comparisons; 0 = never
 
 
 class EvaluationConfig(Section):
     """Harm, refusals and likelihoods before and after, by heads that training never saw."""
 
-    heads: tuple[HeadConfig, ...] = ()
+    heads: tuple[HeadConfig, ...] = ()  # judges of the answers; keep them apart from scorers.heads
     num_prompts: PositiveInt = 64  # held-out prompts answered
-    num_benign: PositiveInt = 64
+    num_benign: PositiveInt = 64  # benign prompts answered
     max_new_tokens: PositiveInt = 64
-    temperature: NonNegativeFloat = 0.0
+    temperature: NonNegativeFloat = 0.0  # 0 = greedy
     bootstrap: PositiveInt = 2000  # resamples behind each 95 % interval
     enabled: bool = True
 
@@ -206,12 +207,12 @@ class EvaluationConfig(Section):
 class DeadlinesConfig(Section):
     """Longest wait for each remote call, in seconds. A miss names the role and raises StallError."""
 
-    start_s: PositiveFloat = 300.0
-    sample_s: PositiveFloat = 600.0
-    score_s: PositiveFloat = 120.0
-    reference_s: PositiveFloat = 600.0
-    pull_s: PositiveFloat = 1800.0
-    weights_s: PositiveFloat = 120.0
+    start_s: PositiveFloat = 300.0  # a role starts and loads its model
+    sample_s: PositiveFloat = 600.0  # one call of a sampler
+    score_s: PositiveFloat = 120.0  # one call of a scorer
+    reference_s: PositiveFloat = 600.0  # one call of a reference
+    pull_s: PositiveFloat = 1800.0  # a learner waits for its batch
+    weights_s: PositiveFloat = 120.0  # a sampler loads and confirms new weights
 
 
 class Config(Section):

@@ -48,7 +48,11 @@ def cluster(plan: Plan) -> Iterator[None]:
         _require_room(plan)
         yield
     finally:
-        ray.shutdown()
+        stop_ray()
+
+
+def stop_ray() -> None:
+    ray.shutdown()
 
 
 def start_ray() -> None:

@@ -41,8 +41,15 @@ class PackedRows:
         return len(self.input_ids_S)
 
     def to(self, device: torch.device) -> "PackedRows":
-        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, masks_TT=tuple(mask.to(device) for mask in self.masks_TT), **tensors)
+        return replace(
+            self,
+            input_ids_S=self.input_ids_S.to(device),
+            position_ids_S=self.position_ids_S.to(device),
+            masks_TT=tuple(mask_TT.to(device) for mask_TT in self.masks_TT),
+            source_P=self.source_P.to(device),
+            target_P=self.target_P.to(device),
+            response_P=self.response_P.to(device),
+        )
 
 
 @dataclass(frozen=True, slots=True)

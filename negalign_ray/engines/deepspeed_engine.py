@@ -13,6 +13,7 @@ loss: any ZeRO stage, number of ranks and micro-batch size makes the update of o
 import logging
 import os
 import resource
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -232,6 +233,8 @@ def _start_deepspeed() -> Any:
     logger.handlers.clear()
     logger.propagate = True
     logger.setLevel(logging.WARNING)
+    # DeepSpeed calls collectives that torch 2.13 renamed; one warning per rank and run that no user can act on.
+    warnings.filterwarnings("ignore", message=".*is deprecated", category=FutureWarning, module="torch.distributed")
     os.environ.setdefault("LOCAL_RANK", "0")  # Ray Train and torchrun set it; a process started by hand has one device
     deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
     return deepspeed

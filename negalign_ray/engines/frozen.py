@@ -31,7 +31,8 @@ class FrozenModel:
     ):
         torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = load_causal_lm(model_path, TORCH_DTYPE[dtype]).to(self._device)
+        model = load_causal_lm(model_path, TORCH_DTYPE[dtype])
+        torch.nn.Module.to(model, self._device)
         self._policy = ResponseLogprobs(model.requires_grad_(False)).eval()
         self._micro_batch_tokens, self._max_row_tokens = micro_batch_tokens, max_row_tokens
 

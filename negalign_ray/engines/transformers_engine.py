@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ class TransformersEngine:
         model_path: Path | str,
         *,
         config: SamplersConfig,
-        dtype: str,
+        dtype: Literal["bfloat16", "float32"],
         max_model_len: int,
         seed: int,
         stop_ids: Sequence[int],
@@ -51,7 +52,8 @@ class TransformersEngine:
         del seed  # every draw has the seed of its request
         torch.set_num_threads(config.threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = load_causal_lm(model_path, TORCH_DTYPE[dtype]).to(self._device)
+        self._model = load_causal_lm(model_path, TORCH_DTYPE[dtype])
+        torch.nn.Module.to(self._model, self._device)
         self._tokenizer = AutoTokenizer.from_pretrained(model_path, local_files_only=True, trust_remote_code=False)
         self._max_num_seqs, self._max_model_len = config.max_num_seqs, max_model_len
         self._stop_ids = frozenset(stop_ids)
@@ -85,7 +87,9 @@ class TransformersEngine:
         with torch.no_grad():
             for name, tensor in bundle.tensors():
                 if own[name].shape != tensor.shape:
-                    raise self._failure(bundle, f"{name} has shape {tuple(tensor.shape)}, not {tuple(own[name].shape)}.")
+                    raise self._failure(
+                        bundle, f"{name} has shape {tuple(tensor.shape)}, not {tuple(own[name].shape)}."
+                    )
                 own[name].copy_(tensor)
         loaded = self.checksum()
         if loaded != bundle.checksum:
@@ -167,7 +171,7 @@ class TransformersEngine:
             token_ids=tuple(answer.token_ids),
             logprobs=tuple(answer.logprobs),
             finish_reason=answer.finish_reason,
-            text=self._tokenizer.decode(answer.token_ids, skip_special_tokens=True),
+            text=str(self._tokenizer.decode(answer.token_ids, skip_special_tokens=True)),
         )
 
 

@@ -10,6 +10,7 @@ On a GPU the parameters are used as they are; nothing here runs.
 """
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class KeepOriginalsLoader(DefaultModelLoader):
             layer._cpu_skip_gemm_dispatch = True  # vLLM's own switch: process_weights_after_loading keeps `weight`
 
 
-def linear_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+def linear_layers(model: nn.Module) -> list[tuple[str, Any]]:
     """Unquantised linear layers, without the embedding and the output head."""
     return [
         (name, module)
@@ -45,14 +46,16 @@ def linear_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     ]
 
 
-def packable_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+def packable_layers(model: nn.Module) -> list[tuple[str, Any]]:
     """Layers whose `cpu_linear` multiplies with a packed copy: the linear ones and the output head.
 
     An embedding that is only ever looked up gets no packed copy (vLLM makes one all the same).
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     head = modules.get("lm_head")
-    embeddings = [(n, m) for n, m in model.named_modules() if isinstance(m, VocabParallelEmbedding)]
+    embeddings: list[tuple[str, Any]] = [
+        (n, m) for n, m in model.named_modules() if isinstance(m, VocabParallelEmbedding)
+    ]
     layers = linear_layers(model)
     for name, module in embeddings:
         if head is None or module is head:
@@ -62,14 +65,14 @@ def packable_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return layers
 
 
-def pack(layers: list[tuple[str, nn.Module]]) -> None:
+def pack(layers: list[tuple[str, Any]]) -> None:
     """Pack every layer's current weight with the kernel that vLLM itself would choose; the old copy is freed."""
     for _, layer in layers:
         dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
 
 
 @torch.inference_mode()
-def stale_layers(layers: list[tuple[str, nn.Module]], *, seed: int) -> list[str]:
+def stale_layers(layers: list[tuple[str, Any]], *, seed: int) -> list[str]:
     """Names of layers whose packed copy differs from their weight in one of two columns, drawn by `seed`.
 
     Multiplying a one-hot row reads one column of the packed matrix exactly (1 * w + 0 * ... has no rounding), at the
@@ -79,7 +82,7 @@ def stale_layers(layers: list[tuple[str, nn.Module]], *, seed: int) -> list[str]
     return [name for name, layer in layers if not _columns_agree(layer, generator)]
 
 
-def _columns_agree(layer: nn.Module, generator: torch.Generator) -> bool:
+def _columns_agree(layer: Any, generator: torch.Generator) -> bool:
     weight: Tensor = layer.weight
     columns = torch.randint(weight.shape[1], (2,), generator=generator)
     one_hot = torch.zeros(2, weight.shape[1], dtype=weight.dtype)

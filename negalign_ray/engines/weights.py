@@ -27,6 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -168,7 +169,7 @@ def power_sums(tensor: Tensor) -> tuple[int, int]:
 
 
 def _power_sums_numpy(bits: Tensor) -> tuple[int, int]:
-    unsigned = bits.numpy().view(np.uint16 if bits.dtype == torch.int16 else np.uint32)
+    unsigned: Any = bits.numpy().view(np.uint16 if bits.dtype == torch.int16 else np.uint32)
     s1 = s2 = 0
     for start in range(0, unsigned.size, CPU_CHUNK):
         chunk = unsigned[start : start + CPU_CHUNK]

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
-from negalign_ray.config import Dtype
 from negalign_ray.errors import ModelError
 
 DERIVED_SUFFIXES = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")  # old checkpoints store these
@@ -21,6 +21,7 @@ def load_causal_lm(folder: Path | str, dtype: torch.dtype) -> PreTrainedModel:
     """
     folder = Path(folder)
     _check_folder(folder)
+    disable_progress_bar()  # a bar per rank would tear the terminal apart
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -35,17 +36,6 @@ def load_causal_lm(folder: Path | str, dtype: torch.dtype) -> PreTrainedModel:
     model.config.use_cache = False
     _check_names(folder, model)
     return model.eval()
-
-
-def resolve_dtype(name: Dtype) -> torch.dtype:
-    """ "auto" is bfloat16 where this machine multiplies it natively (else it is up to ten times slower), or float32."""
-    if name != "auto":
-        return getattr(torch, name)
-    if torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else torch.float32
 
 
 def _check_folder(folder: Path) -> None:

@@ -33,17 +33,17 @@ class _TokenLogprobs(torch.autograd.Function):
         wide = torch.promote_types(hidden_PH.dtype, torch.float32)
         largest_P = hidden_PH.new_empty(hidden_PH.shape[0], dtype=wide)
         total_P, chosen_P = torch.empty_like(largest_P), torch.empty_like(largest_P)
-        ctx.kept: list[Tensor] | None = [] if keep else None
+        kept_CV: list[Tensor] = []
         for chunk in _chunks(hidden_PH.shape[0], chunk_tokens):
             logits_CV = (hidden_PH[chunk] @ weight_VH.t()).to(wide)
             chosen_P[chunk] = logits_CV.gather(1, target_P[chunk, None]).squeeze(1)
             largest_P[chunk] = logits_CV.amax(1)
             exp_CV = logits_CV.sub_(largest_P[chunk, None]).exp_()  # in place: logits are the largest tensor there is
             total_P[chunk] = exp_CV.sum(1)
-            if ctx.kept is not None:
-                ctx.kept.append(exp_CV.to(hidden_PH.dtype))
+            if keep:
+                kept_CV.append(exp_CV.to(hidden_PH.dtype))
         ctx.save_for_backward(hidden_PH, weight_VH, target_P, largest_P, total_P)
-        ctx.chunk_tokens = chunk_tokens
+        ctx.chunk_tokens, ctx.kept_CV = chunk_tokens, kept_CV
         return chosen_P - largest_P - total_P.log()
 
     @staticmethod
@@ -56,8 +56,8 @@ class _TokenLogprobs(torch.autograd.Function):
         scale_P1 = (-grad_P / total_P)[:, None]
         for index, chunk in enumerate(_chunks(hidden_PH.shape[0], ctx.chunk_tokens)):
             # d logprob / d logits = onehot(target) - exp / total
-            if ctx.kept is not None:
-                grad_CV = ctx.kept[index] * scale_P1[chunk].to(hidden_PH.dtype)
+            if ctx.kept_CV:
+                grad_CV = ctx.kept_CV[index] * scale_P1[chunk].to(hidden_PH.dtype)
             else:
                 logits_CV = (hidden_PH[chunk] @ weight_VH.t()).to(largest_P.dtype)
                 grad_CV = logits_CV.sub_(largest_P[chunk, None]).exp_().mul_(scale_P1[chunk]).to(hidden_PH.dtype)
@@ -85,7 +85,8 @@ class LogprobHead(nn.Linear):
     def __init__(self, head: nn.Linear, *, chunk_tokens: int):
         nn.Module.__init__(self)  # not Linear's: it would allocate a second [V, H] weight
         self.in_features, self.out_features = head.in_features, head.out_features
-        self.weight, self.bias = head.weight, None
+        self.weight = head.weight
+        self.register_parameter("bias", None)
         self.chunk_tokens = chunk_tokens
 
     def forward(self, hidden_PH: Tensor, target_P: Tensor | None = None) -> Tensor:

@@ -22,7 +22,7 @@ def inject_lora(model: PreTrainedModel, config: LoRAConfig) -> None:
     targets = config.target_modules
     peft_config = LoraConfig(
         r=config.r,
-        lora_alpha=config.alpha,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft divides by r; a float is fine
         lora_dropout=config.dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
         task_type="CAUSAL_LM",

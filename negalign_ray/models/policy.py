@@ -147,4 +147,4 @@ def _switch_dropout_off(model: PreTrainedModel) -> None:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         elif isinstance(vars(module).get("attention_dropout"), float):
-            module.attention_dropout = 0.0
+            vars(module)["attention_dropout"] = 0.0  # the plain float that attention modules keep beside their weights

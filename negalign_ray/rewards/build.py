@@ -4,7 +4,7 @@
 |---|---|---|
 | hf_classifier | model folder or hub name | probability of `label` |
 | sklearn | `alt-profanity-check` (toxicity), or a joblib file with `allow_pickle` | probability of `label` |
-| linear | folder written by `LinearHead.save`, or "fitted" (see `judge.py`) | probability of the harmful class |
+| linear | folder of `LinearHead.save`, "quickstart-judge" (packaged), "fitted" (see `judge.py`) | probability of harm |
 | python | `module:function`, list of (prompt, response) -> list of numbers | as returned |
 | http | URL, see `http_head.py` | as returned |
 """
@@ -19,6 +19,8 @@ from negalign_ray.rewards.protocol import RewardHead
 from negalign_ray.rewards.python_head import PythonHead, import_function
 
 FITTED_TARGET = "fitted"  # kind linear: a judge fitted at the start of the run on rows kept out of training
+QUICKSTART_TARGET = "quickstart-judge"  # kind linear: the judge that ships with the package
+QUICKSTART_FOLDER = Path(__file__).parent / "quickstart_judge"  # written by scripts/fit_quickstart_judge.py
 
 
 def needs_fitted_judge(heads: Sequence[HeadConfig]) -> bool:
@@ -31,6 +33,10 @@ def with_judge_folder(heads: Sequence[HeadConfig], folder: Path) -> tuple[HeadCo
     return tuple(
         head.model_copy(update={"target": str(folder)}) if needs_fitted_judge([head]) else head for head in heads
     )
+
+
+def _linear_folder(target: str) -> Path:
+    return QUICKSTART_FOLDER if target == QUICKSTART_TARGET else Path(target)
 
 
 def build_head(config: HeadConfig, *, device: str = "cpu") -> RewardHead:
@@ -64,7 +70,7 @@ def build_head(config: HeadConfig, *, device: str = "cpu") -> RewardHead:
                     f"head {name!r}: target={FITTED_TARGET!r} names a judge that a run fits on its own rows; outside "
                     "of that run, set target to the folder of the saved judge."
                 )
-            return LinearHead.load(target, name=name, text_input=config.input)
+            return LinearHead.load(_linear_folder(target), name=name, text_input=config.input)
         case "python":
             return PythonHead(name=name, function=import_function(target, head=name))
         case "http":
@@ -96,7 +102,7 @@ def check_head(config: HeadConfig) -> None:
             from negalign_ray.rewards.linear import LinearHead
 
             if target != FITTED_TARGET:
-                LinearHead.load(target, name=name)  # two small files
+                LinearHead.load(_linear_folder(target), name=name)  # two small files
         case "python":
             import_function(target, head=name)
         case "http":

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from negalign_ray.errors import ConfigError, DataError
 from negalign_ray.rewards.protocol import Pair, TextInput, checked_scores, text_of
@@ -142,13 +142,15 @@ def fit_linear_head(
     max_features: int = 20_000,
     inverse_regularisation: float = 10.0,
     cross_validate: bool = True,
+    groups: Sequence[int] | None = None,
     seed: int = 0,
     note: str = "",
 ) -> LinearHead:
     """Fit on N texts with labels True = harmful; classes are weighted equally, so 0.5 is a neutral threshold.
 
-    `card.auroc` comes from 5 folds (fewer when a class is smaller), vectoriser fitted anew inside each fold. Raises
-    DataError when a class is absent or no text holds a word.
+    `card.auroc` comes from 5 folds (fewer when a class is smaller), vectoriser fitted anew inside each fold. Texts with
+    the same number in `groups` (the answers to one prompt, say) stay in one fold. Raises DataError when a class is
+    absent or no text holds a word.
     """
     flags_N = np.asarray(labels, dtype=bool)
     if len(flags_N) != len(texts):
@@ -171,7 +173,8 @@ def fit_linear_head(
     score, num_folds = None, min(5, num_harmful, num_benign)
     if cross_validate and num_folds >= 2:
         out_of_fold_N = np.zeros(len(texts))
-        for train, test in StratifiedKFold(num_folds, shuffle=True, random_state=seed).split(texts_N, flags_N):
+        splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
+        for train, test in splitter(num_folds, shuffle=True, random_state=seed).split(texts_N, flags_N, groups):
             vectorizer, model = fit(train)
             out_of_fold_N[test] = model.decision_function(vectorizer.transform(texts_N[test]))
         score = auroc(out_of_fold_N, flags_N)

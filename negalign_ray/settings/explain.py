@@ -85,17 +85,17 @@ def _explain_one(details: ErrorDetails) -> Iterator[str]:
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
         tags = details["ctx"].get("expected_tags", "'d2o'")
         given = details["ctx"].get("tag")
-        yield f"{name}.name={_shown(given)}: there is no such method; use one of {tags}."
+        yield f"{name}.name={shown(given)}: there is no such method; use one of {tags}."
     elif kind in ("model_type", "model_attributes_type", "dict_type"):
-        yield f"{name}={_shown(value)}: this is a section; set {_examples(name)} inside it."
+        yield f"{name}={shown(value)}: this is a section; set {_examples(name)} inside it."
     else:
         what = details["msg"].replace("Input should be ", "must be ").replace("Input should ", "should ")
-        yield f"{name}={_shown(value)}: {what[0].lower()}{what[1:]}; {_remedy(kind, name)}."
+        yield f"{name}={shown(value)}: {what[0].lower()}{what[1:]}; {_remedy(kind, name)}."
 
 
 def _remedy(kind: str, name: str) -> str:
     setting = all_settings().get(_without_indexes(name))
-    default = "" if setting is None or setting.default is None else f"the default is {_shown(setting.default)}"
+    default = "" if setting is None or setting.default is None else f"the default is {shown(setting.default)}"
     advice = _REMEDIES.get(kind)
     return " (".join([advice, default]) + ")" if advice and default else advice or default or "correct it"
 
@@ -112,11 +112,11 @@ def _explain_unknown(name: str, value: Any) -> str:
     plain_name = _without_indexes(name)
     if plain_name in settings:  # valid, but not for the method that was chosen
         owners = ", ".join(settings[plain_name].owners)
-        return f"{name}={_shown(value)}: the chosen method has no such setting (it belongs to {owners}); drop it."
+        return f"{name}={shown(value)}: the chosen method has no such setting (it belongs to {owners}); drop it."
     nearest = _nearest(plain_name, settings)
     default = settings[nearest].default
-    shown = "" if default is None else f" (default {_shown(default)})"
-    return f"{name}={_shown(value)}: there is no such setting; did you mean {nearest}{shown}?"
+    hint = "" if default is None else f" (default {shown(default)})"
+    return f"{name}={shown(value)}: there is no such setting; did you mean {nearest}{hint}?"
 
 
 def _nearest(name: str, settings: Mapping[str, Setting]) -> str:
@@ -140,7 +140,7 @@ def _ratio(left: str, right: str) -> float:
 def _walk(section: type[BaseModel], *, prefix: str, owners: tuple[str, ...] = ()) -> Iterator[Setting]:
     for key, field in section.model_fields.items():
         name = prefix + key
-        models, in_list = _models_of(field.annotation)
+        models, in_list = models_of(field.annotation)
         if not models:
             yield Setting(name, _default(field), owners)
         for model in models:
@@ -152,15 +152,15 @@ def _walk(section: type[BaseModel], *, prefix: str, owners: tuple[str, ...] = ()
             )
 
 
-def _models_of(annotation: Any) -> tuple[list[type[BaseModel]], bool]:
+def models_of(annotation: Any) -> tuple[list[type[BaseModel]], bool]:
     """The sections inside an annotation, and whether it is a list: tuple[HeadConfig, ...] -> [HeadConfig], True."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation], False
     origin = get_origin(annotation)
     if origin is Annotated:
-        return _models_of(get_args(annotation)[0])
+        return models_of(get_args(annotation)[0])
     if origin in (Union, UnionType, tuple):
-        found = [model for part in get_args(annotation) for model in _models_of(part)[0]]
+        found = [model for part in get_args(annotation) for model in models_of(part)[0]]
         return found, origin is tuple
     return [], False
 
@@ -190,7 +190,7 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as the user would write it in YAML, at most 60 characters."""
     value = list(value) if isinstance(value, tuple) else value
     text = {None: "null", True: "true", False: "false"}.get(value) if value is None or isinstance(value, bool) else None

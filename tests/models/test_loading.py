@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from negalign_ray.errors import ModelError
-from negalign_ray.models.loading import load_causal_lm, resolve_dtype
+from negalign_ray.models.loading import load_causal_lm
 
 
 def test_a_safetensors_folder_loads_in_the_wanted_dtype_with_sdpa(toy_model):
@@ -34,9 +34,3 @@ def test_a_model_that_needs_code_of_its_own_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="'homemade' and brings code of its own"):
         load_causal_lm(tmp_path, torch.float32)
-
-
-def test_dtype_names_resolve_and_auto_is_one_of_the_two():
-    assert resolve_dtype("float32") is torch.float32
-    assert resolve_dtype("bfloat16") is torch.bfloat16
-    assert resolve_dtype("auto") in (torch.float32, torch.bfloat16)

@@ -69,6 +69,16 @@ def test_the_prompt_counts_only_when_asked_for():
     assert sighted.score([("stupid", "soup")]) > sighted.score([("thank", "soup")])
 
 
+def test_texts_of_one_group_stay_in_one_fold_so_that_copies_do_not_flatter_the_auroc():
+    words = [f"word{number}" for number in range(20)]
+    labels = [number % 2 == 0 for number in range(20)]
+    copied = fit_linear_head(words * 2, labels * 2)
+    apart = fit_linear_head(words * 2, labels * 2, groups=[*range(20), *range(20)])
+    assert copied.card.auroc > 0.8  # most texts have their copy in another fold
+    assert apart.card.auroc < 0.7  # no word was seen before: chance
+    assert apart.weights_V.tolist() == copied.weights_V.tolist()
+
+
 @pytest.mark.parametrize(
     ("texts", "labels", "reason"),
     [

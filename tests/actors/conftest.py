@@ -1,0 +1,55 @@
+"""One Ray cluster for all real-stack tests, and short runs on the toy model."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from negalign_ray.config import Config
+from negalign_ray.settings import load_config
+
+# The toy tokenizer writes one token per byte, so prompts and answers are long for it.
+TOY = (
+    "data.max_prompt_tokens=600",
+    "data.max_response_tokens=600",
+    "data.limit=24",
+    "samplers.engine=transformers",
+    "samplers.kv_cache_gib=0.25",
+    "sampling.max_new_tokens=16",
+    "sampling.num_samples=3",
+    "learners.steps=3",
+    "learners.groups_per_step=4",
+    "learners.lr=1e-3",
+    "learners.dtype=float32",
+    "model.dtype=float32",
+    "evaluation.enabled=false",
+    "samplers.cpus=0.1",
+    "learners.cpus=0.1",
+    "references.threads=1",
+    "learners.threads=1",
+    "samplers.threads=1",
+)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """A local, token-authenticated cluster with its dashboard on loopback, as `negalign-ray train` starts it."""
+    from negalign_ray.actors.cluster import start_ray, stop_ray
+
+    start_ray()
+    yield
+    stop_ray()
+
+
+@pytest.fixture
+def toy_config(toy_model: Path, tmp_path: Path) -> Callable[..., Config]:
+    def make(*overrides: str, name: str = "toy") -> Config:
+        paths = (f"model.path={toy_model}", f"run.dir={tmp_path}", f"run.name={name}")
+        return load_config(preset="quickstart", overrides=[*TOY, *paths, *overrides])
+
+    return make
+
+
+def read_rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,264 @@
+"""The documents say what the code does: their commands, settings, links, files and test names exist."""
+
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from rich.console import Console
+from typer.testing import CliRunner
+
+from negalign_ray import cli
+from negalign_ray.config import Config
+from negalign_ray.loops.schedule import SamplingSchedule
+from negalign_ray.settings import dump_config, list_presets, load_config
+from negalign_ray.settings.explain import all_settings
+from negalign_ray.settings.page import field_comments, settings_markdown
+from tests.test_layers import LAYERS
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+NO_SETTING = (".py", ".yaml", ".json", ".jsonl")  # `data.py` is a file, not a setting of `data`
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for _, kind, text in BLOCK.findall(page.read_text()) if kind == language]
+
+
+def prose(page: Path) -> str:
+    return BLOCK.sub("", page.read_text())
+
+
+def shell_lines(page: Path) -> list[str]:
+    joined = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
+    return [line.strip().removeprefix("$ ") for line in joined.splitlines() if line.strip()]
+
+
+def commands(page: Path) -> list[str]:
+    """`negalign-ray ...` in code blocks and, with arguments, inline."""
+    inline = [text for text in INLINE.findall(prose(page)) if text.startswith("negalign-ray ")]
+    return [line for line in shell_lines(page) if line.startswith("negalign-ray ")] + inline
+
+
+@cache
+def python_files() -> dict[str, Path]:
+    folders = (ROOT / "negalign_ray", ROOT / "tests")
+    return {str(path.relative_to(ROOT)): path for folder in folders for path in folder.rglob("*.py")}
+
+
+# Commands
+
+
+@dataclass(frozen=True)
+class Parsed:
+    command: str
+    options: dict
+
+
+def parse(line: str) -> Parsed:
+    """What typer makes of a command line, without running it; raises on unknown commands and options."""
+    command, rest = typer.main.get_command(cli.app), shlex.split(line, comments=True)[1:]
+    while hasattr(command, "commands"):
+        assert rest, f"{line}: the sub-command is missing"
+        assert rest[0] in command.commands, f"{line}: there is no command {rest[0]!r}"
+        command, rest = command.commands[rest[0]], rest[1:]
+    return Parsed(command.name, command.make_context(command.name, rest).params)
+
+
+def documented_file(name: str, folder: Path) -> Path:
+    """A configuration file that a document shows (its first line is `# NAME`), or that a run would have written."""
+    for page in PAGES:
+        for text in blocks(page, "yaml"):
+            if text.startswith(f"# {name}\n"):
+                (folder / name).write_text(text)
+                return folder / name
+    run = re.fullmatch(r"runs/(\w+)/config\.yaml", name)
+    assert run, f"{name} is neither shown in a document nor written by a run"
+    path = folder / f"{run[1]}.yaml"
+    path.write_text(dump_config(load_config(preset=run[1])))
+    return path
+
+
+@each_page
+def test_every_command_parses_and_its_settings_hold(page, tmp_path):
+    for line in commands(page):
+        options = parse(line).options
+        file = options.get("config") and documented_file(str(options["config"]), tmp_path)
+        preset = options.get("preset") or (None if file else cli.DEFAULT_PRESET)
+        config = load_config(preset=preset, file=file, overrides=options.get("overrides") or [])
+        assert isinstance(config, Config), line
+
+
+def test_every_kind_of_command_is_shown_to_a_newcomer():
+    shown = {parse(line).command for line in commands(README)}
+    assert shown == {"train", "check", "evaluate", "generate", "presets", "bench"}
+
+
+def test_the_readme_has_exactly_two_make_commands_and_both_exist():
+    used = re.findall(r"\bmake ([a-z-]+)", "\n".join([*shell_lines(README), *INLINE.findall(prose(README))]))
+    assert set(used) == {"quickstart", "test"}
+    assert [line for line in shell_lines(README) if line.startswith("make ")][:2] == ["make quickstart", "make test"]
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(used) <= set(targets)
+
+
+def test_settings_inside_make_commands_hold():
+    for line in shell_lines(README):
+        arguments = re.search(r'ARGS="([^"]*)"', line)
+        if arguments:
+            options = parse(f"negalign-ray train --preset quickstart {arguments[1]}").options
+            load_config(preset=options["preset"], overrides=options["overrides"])
+
+
+def test_every_preset_is_in_the_readme():
+    for preset in list_presets():
+        assert f"| `{preset.name}` |" in README.read_text(), preset.name
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Runs a documented command line in this process: (exit code, stdout). Wide, so that no line is folded."""
+    monkeypatch.setattr(cli, "out", Console(width=200))
+    for name, value in cli.QUIET.items():
+        monkeypatch.setenv(name, value)
+    return lambda line, *more: CliRunner().invoke(cli.app, [*shlex.split(line)[1:], *more])
+
+
+@pytest.fixture
+def negatives(tmp_path):
+    """The row of the README, and enough like it for a held-out share."""
+    [row] = [json.loads(text) for text in blocks(README, "json")]
+    assert set(row) == {"prompt", "rejected", "behaviour"}
+    rows = [row | {"prompt": f"{row['prompt']} ({index})"} for index in range(20)]
+    path = tmp_path / "my_negatives.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def readme_command(start: str) -> str:
+    return next(line for line in commands(README) if line.startswith(start))
+
+
+def test_presets_runs_as_documented(run):
+    result = run(readme_command("negalign-ray presets"))
+    assert result.exit_code == 0
+    assert "quickstart" in result.stdout
+
+
+def test_data_check_runs_as_documented(run, negatives, toy_model, monkeypatch):
+    monkeypatch.chdir(negatives.parent)
+    result = run(readme_command("negalign-ray data check"), "--model", str(toy_model))
+    assert result.exit_code == 0, result.output
+    assert re.search(r"format +negatives", result.stdout)
+
+
+def test_the_dry_run_runs_as_documented(run, negatives, toy_model, monkeypatch):
+    monkeypatch.chdir(negatives.parent)
+    line = next(line for line in commands(README) if line.endswith("--dry-run"))
+    result = run(line, "--set", f"model.path={toy_model}")
+    assert result.exit_code == 0, result.output
+    assert "17 prompts to train on, 3 held out" in result.stdout
+    assert not (negatives.parent / "runs").exists(), "a dry run starts nothing and writes nothing"
+
+
+# Settings
+
+
+def test_the_configuration_page_equals_the_code():
+    assert (ROOT / "docs" / "configuration.md").read_text() == settings_markdown(), "run `make docs`"
+
+
+def test_the_configuration_page_holds_every_setting():
+    page = settings_markdown()
+    for name in all_settings():
+        section, in_list, leaf = name.partition("[].")
+        assert f"| `{leaf if in_list else section}` |" in page, name
+
+
+def test_comments_are_read_beside_above_and_below_a_field():
+    comments = field_comments(type(Config().scorers))
+    assert comments["cpus"].startswith("Ray resource"), "inherited"
+    head = field_comments(Config.model_fields["scorers"].annotation.model_fields["heads"].annotation.__args__[0])
+    assert head["target"].startswith("hf_classifier: model folder"), "above"
+    assert head["allow_pickle"].endswith("never needs it."), "goes on below"
+    assert "true only" not in "".join(text for name, text in head.items() if name != "allow_pickle")
+
+
+@each_page
+def test_every_setting_in_the_text_exists(page):
+    known, sections = set(all_settings()), set(Config.model_fields)
+    inner = {name.rsplit(".", 1)[0].removesuffix("[]") for name in known}
+    for text in (part for code in INLINE.findall(prose(page)) for part in code.split()):
+        name = text.partition("=")[0]
+        if name.partition(".")[0] in sections and "." in name and not name.endswith(NO_SETTING):
+            assert name in known | inner, f"{page.name}: {name}"
+
+
+@each_page
+def test_defaults_in_tables_are_those_of_the_code(page):
+    if page.name == "configuration.md":
+        return
+    settings = all_settings()
+    for table in re.findall(r"^\| setting \| default \|.*\n(?:\|.*\n)+", page.read_text(), re.MULTILINE):
+        for name, default in re.findall(r"^\| `([\w.]+)` \| ([^|]+) \|", table, re.MULTILINE):
+            expected = settings[name].default if name in settings else None  # an optional section
+            assert yaml.safe_load(default.strip("` ")) == expected, name
+
+
+# Links, files, tests, figures
+
+
+@each_page
+def test_every_relative_link_resolves(page):
+    for target in LINK.findall(prose(page)):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.is_file(), f"{page.name}: {target}"
+        headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+        slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert not anchor or anchor in slugs, f"{page.name}: {target}"
+
+
+@each_page
+def test_every_file_and_test_that_is_named_exists(page):
+    tests = "\n".join(path.read_text() for name, path in python_files().items() if name.startswith("tests/"))
+    for code in INLINE.findall(prose(page)):
+        if re.fullmatch(r"[\w/]+/\w+\.(py|yaml)|\w+\.py", code):
+            assert (ROOT / code).is_file() or (ROOT / "negalign_ray" / code).is_file(), f"{page.name}: {code}"
+        elif re.fullmatch(r"test_\w+", code):
+            assert f"def {code}(" in tests, f"{page.name}: {code}"
+
+
+def test_the_picture_of_the_layers_is_that_of_the_test():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    picture = page.partition("<!-- layers -->\n```\n")[2].partition("```")[0]
+    drawn = [set(re.split(r" {3,}", line[3:])[0].split()) for line in picture.splitlines()]
+    assert drawn == LAYERS
+
+
+def test_the_table_of_accepted_versions_is_that_of_the_schedule():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rows = page.partition("<!-- accepted-versions -->\n")[2].partition("\n\n")[0].splitlines()[2:]
+    assert len(rows) == 6
+    for row in rows:
+        name, *numbers = [cell.strip() for cell in row.strip("|").split("|")]
+        start, staleness, every, *versions = map(int, numbers)
+        schedule = SamplingSchedule(name == "interval", start, every, staleness)
+        assert [schedule.oldest_allowed(step) for step in range(len(versions))] == versions, row
+
+
+def test_the_readme_leaves_a_place_for_the_output_of_the_quickstart():
+    assert README.read_text().count("<!-- quickstart-output -->") == 1
