@@ -20,7 +20,7 @@ class Section(BaseModel):
 
 
 class RunConfig(Section):
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # the folder name
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # the folder name
     dir: Path = Path("runs")  # the run lives in <dir>/<name>
     seed: NonNegativeInt = 0  # of the split, the order of prompts, and sampling
     overwrite: bool = False  # False: a run directory that already holds results is refused
@@ -117,9 +117,8 @@ class HeadConfig(Section):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     kind: Literal["hf_classifier", "sklearn", "linear", "python", "http"]
-    # hf_classifier: model folder or hub name | sklearn: "alt-profanity-check" or a joblib file | linear: a folder,
-    # "quickstart-judge" (packaged), or "fitted" for a judge fitted by the run on rows kept out of training
-    # | python: module:function | http: URL
+    # hf_classifier: model folder or hub name | sklearn: "alt-profanity-check" or a joblib file | linear: a folder made
+    # by `negalign-ray data judge`, or "quickstart-judge" (packaged) | python: module:function | http: URL
     target: str
     direction: Literal["harm", "help"] = "harm"  # what a high score means
     label: str | None = None  # hf_classifier: the class whose probability is the score (default: the last one)

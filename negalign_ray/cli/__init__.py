@@ -223,6 +223,33 @@ def data_check(
         raise typer.Exit(DataError.exit_code)
 
 
+@data_app.command("judge")
+def data_judge(
+    file: Annotated[str, typer.Argument(help="A file with good and bad answers (unpaired, pairs, transcripts).")],
+    out_dir: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for judge/ and rest.jsonl.")],
+    frac: Annotated[float, typer.Option(min=0.01, max=0.99, help="Share of the prompts that only the judge sees.")] = 0.4,
+    reads: Annotated[
+        Literal["response", "prompt_response"], typer.Option("--input", help="What the judge reads.")
+    ] = "response",
+    preset: Preset = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Fit a judge on a share of the rows, and write the other rows to train on: the judge never meets them."""
+    from negalign_ray.cli.judge import make_judge
+
+    settings = _load(preset, config, [*(overrides or []), f"data.path={_quoted(file)}"])
+    made = make_judge(settings, out_dir, judge_frac=frac, text_input=reads)
+    auroc = "unknown" if made.card.auroc is None else f"{made.card.auroc:.3f}"
+    lines = {
+        "judge": f"{made.folder}  (kind: linear; {made.card.num_harmful} bad, {made.card.num_benign} good answers)",
+        "AUROC": f"{auroc}  (cross-validated; 0.5 is chance)",
+        "rest": f"{made.rest}  ({made.num_rest_prompts} prompts, for data.path)",
+    }
+    for name, value in lines.items():
+        out.print(f"{name:8} {value}", markup=False, highlight=False, soft_wrap=True)
+
+
 def _load(preset: str | None, file: Path | None, overrides: list[str] | None) -> "Config":
     from negalign_ray.settings import load_config
 

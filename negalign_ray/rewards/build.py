@@ -4,7 +4,7 @@
 |---|---|---|
 | hf_classifier | model folder or hub name | probability of `label` |
 | sklearn | `alt-profanity-check` (toxicity), or a joblib file with `allow_pickle` | probability of `label` |
-| linear | folder of `LinearHead.save`, "quickstart-judge" (packaged), "fitted" (see `judge.py`) | probability of harm |
+| linear | folder of `LinearHead.save` (`negalign-ray data judge`), or "quickstart-judge" (packaged) | probability of harm |
 | python | `module:function`, list of (prompt, response) -> list of numbers | as returned |
 | http | URL, see `http_head.py` | as returned |
 """
@@ -17,27 +17,6 @@ from negalign_ray.errors import ConfigError
 from negalign_ray.rewards.http_head import HTTPHead, check_url
 from negalign_ray.rewards.protocol import RewardHead
 from negalign_ray.rewards.python_head import PythonHead, import_function
-
-FITTED_TARGET = "fitted"  # kind linear: a judge fitted at the start of the run on rows kept out of training
-QUICKSTART_TARGET = "quickstart-judge"  # kind linear: the judge that ships with the package
-QUICKSTART_FOLDER = Path(__file__).parent / "quickstart_judge"  # written by scripts/fit_quickstart_judge.py
-
-
-def needs_fitted_judge(heads: Sequence[HeadConfig]) -> bool:
-    """True when one of the heads waits for a judge that the run must fit first."""
-    return any(head.kind == "linear" and head.target == FITTED_TARGET for head in heads)
-
-
-def with_judge_folder(heads: Sequence[HeadConfig], folder: Path) -> tuple[HeadConfig, ...]:
-    """The heads with "fitted" replaced by the folder where the fitted judge was saved."""
-    return tuple(
-        head.model_copy(update={"target": str(folder)}) if needs_fitted_judge([head]) else head for head in heads
-    )
-
-
-def _linear_folder(target: str) -> Path:
-    return QUICKSTART_FOLDER if target == QUICKSTART_TARGET else Path(target)
-
 
 def build_head(config: HeadConfig, *, device: str = "cpu") -> RewardHead:
     """Load the head. Raises ConfigError (bad target) or ModelError (a model that cannot be loaded)."""
@@ -65,11 +44,6 @@ def build_head(config: HeadConfig, *, device: str = "cpu") -> RewardHead:
         case "linear":
             from negalign_ray.rewards.linear import LinearHead
 
-            if target == FITTED_TARGET:
-                raise ConfigError(
-                    f"head {name!r}: target={FITTED_TARGET!r} names a judge that a run fits on its own rows; outside "
-                    "of that run, set target to the folder of the saved judge."
-                )
             return LinearHead.load(_linear_folder(target), name=name, text_input=config.input)
         case "python":
             return PythonHead(name=name, function=import_function(target, head=name))
@@ -101,8 +75,7 @@ def check_head(config: HeadConfig) -> None:
         case "linear":
             from negalign_ray.rewards.linear import LinearHead
 
-            if target != FITTED_TARGET:
-                LinearHead.load(_linear_folder(target), name=name)  # two small files
+            LinearHead.load(_linear_folder(target), name=name)  # two small files
         case "python":
             import_function(target, head=name)
         case "http":

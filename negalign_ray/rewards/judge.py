@@ -16,7 +16,7 @@ What makes it independent of training, and what does not:
   rude.
 
     prompts --split_for_judge--> (judge rows, training rows)
-    judge negatives, human benign + own benign --fit_judge--> LinearHead --save--> folder
+    judge negatives, benign answers --fit_judge--> LinearHead --save--> folder      (`negalign-ray data judge`)
 """
 
 import logging

@@ -1,0 +1,65 @@
+"""`negalign-ray data judge`: a judge of one's own from a share of a file, and the rest of the file to train on.
+
+    rows.jsonl --split by prompt--> judge share --fit--> OUT/judge/      (kind: linear, target: OUT/judge)
+                                    the rest    ------> OUT/rest.jsonl   (data.path: OUT/rest.jsonl)
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from negalign_ray.config import Config
+from negalign_ray.data.chat import load_chat
+from negalign_ray.data.prepare import prepare, require_sound_rows
+from negalign_ray.models.packaged import resolve_model
+from negalign_ray.records import Prompt, Role
+from negalign_ray.rewards.judge import fit_judge, split_for_judge
+from negalign_ray.rewards.linear import LinearCard
+from negalign_ray.rewards.protocol import TextInput, text_of
+
+
+@dataclass(frozen=True)
+class JudgeMade:
+    folder: Path
+    rest: Path
+    card: LinearCard
+    num_rest_prompts: int
+
+
+def make_judge(config: Config, out: Path, *, judge_frac: float, text_input: TextInput) -> JudgeMade:
+    """Split the prompts of `config.data.path`, fit on one part, write the other. Raises DataError."""
+    chat = load_chat(resolve_model(config.model.path), template=config.model.chat_template)
+    prepared = prepare(config.data.path, config=config.data, chat=chat)
+    if config.data.on_bad_row == "refuse":
+        require_sound_rows(prepared)
+    for_judge, rest = split_for_judge(prepared.prompts, judge_frac=judge_frac, seed=config.run.seed)
+    head = fit_judge(
+        list(_texts(for_judge, Role.NEGATIVE, text_input)),
+        list(_texts(for_judge, Role.POSITIVE, text_input)),
+        text_input=text_input,
+        seed=config.run.seed,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    head.save(out / "judge")
+    with (out / "rest.jsonl").open("w", encoding="utf-8") as file:
+        for prompt in rest:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(prompt))
+    return JudgeMade(out / "judge", out / "rest.jsonl", head.card, len(rest))
+
+
+def _texts(prompts: Sequence[Prompt], role: Role, text_input: TextInput) -> Iterator[str]:
+    for prompt in prompts:
+        for response in prompt.responses:
+            if response.role is role:
+                yield text_of((prompt.text, response.text), text_input)
+
+
+def _rows(prompt: Prompt) -> Iterator[dict[str, Any]]:
+    """One `unpaired` row per human answer; the whole conversation goes along."""
+    messages = [{"role": role, "content": content} for role, content in prompt.messages]
+    for response in prompt.responses:
+        label = "unsafe" if response.role is Role.NEGATIVE else "safe"
+        row = {"prompt": messages, "response": response.text, "label": label}
+        yield row if prompt.behaviour is None else row | {"behaviour": prompt.behaviour}
