@@ -97,7 +97,7 @@ class SamplingConfig(Section):
 
 
 class Resources(Section):
-    cpus: NonNegativeFloat = 1.0  # Ray resource per actor (may be fractional)
+    cpus: NonNegativeFloat = 0.9  # Ray resource per actor (may be fractional)
     gpus: NonNegativeFloat = 0.0  # Ray resource per actor (may be fractional)
     threads: PositiveInt = 1  # compute threads; roles that alternate may each use every core
 

@@ -159,7 +159,9 @@ METRICS: dict[str, Metric] = {
         "Rising: samples repeat (collapse).",
     ),
     "conductor/failed": Metric("count", "Orders given up after sampling.max_attempts.", "Above 0: read the role logs."),
-    "conductor/reissued": Metric("count", "Orders issued again after a drop or failure.", "Rising: see the drops."),
+    "conductor/reissued": Metric(
+        "count", "Orders issued again after a sampler failed.", "Rising: see logs/sampler-*.log."
+    ),
     "conductor/buffer_groups": Metric(
         "groups", "Groups waiting to be trained on.", "Always full: learners are the bottleneck; always 0: samplers."
     ),

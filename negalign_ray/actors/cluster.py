@@ -56,8 +56,8 @@ def stop_ray() -> None:
 
 
 def start_ray() -> None:
-    """A local cluster is token-authenticated (see this package's __init__), keeps its dashboard on loopback, and logs to files only."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep GPU visibility for actors that ask for none
+    """A local cluster is token-authenticated (see the package's __init__), logs to files, its dashboard on loopback."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # actors that ask for no GPU keep seeing them
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
@@ -77,5 +77,5 @@ def _require_room(plan: Plan) -> None:
             parts = ", ".join(f"{role}s {amount:g}" for role, amount in wanted.items() if amount)
             raise PlacementError(
                 f"the run asks for {sum(wanted.values()):g} {resource} ({parts}) and the cluster has {there:g}; lower "
-                f"<role>.{attribute} or <role>.num, or add nodes. Roles that take turns may share: give each a fraction."
+                f"<role>.{attribute} or <role>.num, or add nodes. Roles that take turns may share a core."
             )

@@ -1,4 +1,4 @@
-"""What a run would do, before anything is started: who sits where, the batch arithmetic, and the memory each role needs."""
+"""What a run would do, before anything starts: who sits where, the batch arithmetic, and the memory of each role."""
 
 import json
 from dataclasses import dataclass

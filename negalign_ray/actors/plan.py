@@ -1,4 +1,4 @@
-"""Everything a run has decided before Ray starts: models found, data checked, number types chosen, prompts tokenised."""
+"""All that a run decides before Ray starts: models found, data checked, number types chosen, prompts tokenised."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -62,7 +62,10 @@ async def _as_coroutine(call: Awaitable) -> Any:
 def typed(error: RayError, *, role: str, rank: int, version: int | None = None) -> NegalignError:
     """The typed error behind a Ray error; anything else becomes a RoleError with the last line of its reason."""
     if isinstance(error, RayTaskError) and isinstance(error.cause, NegalignError):
-        return error.cause
+        cause = error.cause
+        if isinstance(cause, RoleError) and cause.role == role:  # an engine does not know which rank it serves
+            return type(cause)(cause.reason, role=role, rank=rank, weight_version=cause.weight_version or version)
+        return cause
     lines = str(error).strip().splitlines()
     died_at_start = "creation task" in lines[0]  # then the last line is the constructor's own error
     reason = repr(error.cause) if isinstance(error, RayTaskError) else lines[-1 if died_at_start else 0]

@@ -26,7 +26,7 @@ from negalign_ray.actors.learner import make_trainer
 from negalign_ray.actors.plan import Plan, make_plan
 from negalign_ray.actors.processes import typed, wait_until_ready
 from negalign_ray.config import Config
-from negalign_ray.errors import ConfigError, NegalignError, RoleError
+from negalign_ray.errors import ConfigError, RoleError
 from negalign_ray.settings import dump_config
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def dry_run(config: Config) -> RenderableType:
 
 
 def evaluate(config: Config, *, on_status: OnStatus = ignore_status) -> dict[str, Any]:
-    """The table of `train` for the model of `config.model.path` alone; `references.rpos` is the model KL is taken to."""
+    """The table of `train` for `config.model.path` alone; `references.rpos` is the model that KL is taken to."""
     on_status("checking", None)
     plan = make_plan(config)
     evaluation = Evaluation(plan)

@@ -21,7 +21,7 @@ from negalign_ray.actors.plan import Plan, make_plan
 from negalign_ray.actors.processes import open_log, thread_environment
 from negalign_ray.bench.flops import ModelShape, train_flops
 from negalign_ray.bench.machine import matmul_flops_per_s
-from negalign_ray.bench.measure import SHARED_CPUS, median_ratio, with_settings
+from negalign_ray.bench.measure import BENCH_SETTINGS, median_ratio, with_settings
 from negalign_ray.bench.sizes import Sizes
 from negalign_ray.bench.work import groups_of_tokens
 from negalign_ray.config import Config
@@ -116,7 +116,7 @@ def _plan(config: Config, sizes: Sizes, run_dir: Path) -> Plan:
             "lora": None,
         },
     }
-    return make_plan(with_settings(config, SHARED_CPUS, settings))
+    return make_plan(with_settings(config, BENCH_SETTINGS, settings))
 
 
 def _train(plan: Plan, groups: Sequence[Group], sizes: Sizes, run_dir: Path) -> list[_RankFigures]:

@@ -10,8 +10,10 @@ from negalign_ray.settings import merge
 A = TypeVar("A")
 B = TypeVar("B")
 
-# Roles of one benchmark share the machine by taking turns, so what Ray reserves need only add up to under one core.
-SHARED_CPUS = {role: {"cpus": 0.1} for role in ("samplers", "scorers", "references", "learners")}
+# Merged over the user's settings in every section. The roles share the machine, so what Ray reserves for them says
+# nothing here and need only fit; nothing is evaluated.
+BENCH_SETTINGS: dict[str, Any] = {role: {"cpus": 0.1} for role in ("samplers", "scorers", "references", "learners")}
+BENCH_SETTINGS["evaluation"] = {"enabled": False, "heads": ()}
 
 
 def interleave(first: Callable[[int], A], second: Callable[[int], B], *, repeats: int) -> list[tuple[A, B]]:

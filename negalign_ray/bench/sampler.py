@@ -20,7 +20,7 @@ from negalign_ray.actors.fleet import make_sampler
 from negalign_ray.actors.plan import Plan, make_plan
 from negalign_ray.actors.processes import open_log, thread_environment, wait_until_ready
 from negalign_ray.actors.sampler import longest_context
-from negalign_ray.bench.measure import SHARED_CPUS, interleave, median_ratio, with_settings
+from negalign_ray.bench.measure import BENCH_SETTINGS, interleave, median_ratio, with_settings
 from negalign_ray.bench.sizes import Sizes
 from negalign_ray.bench.work import next_orders, order_factory
 from negalign_ray.config import Config
@@ -104,7 +104,7 @@ def _plan(config: Config, sizes: Sizes, run_dir: Path) -> Plan:
         "sampling": {"num_samples": sizes.sampler_answers, "max_new_tokens": sizes.sampler_new_tokens},
         "samplers": {"num": 1, "engine": "vllm", "max_num_seqs": sizes.sampler_orders * sizes.sampler_answers},
     }
-    return replace(make_plan(with_settings(config, SHARED_CPUS, settings)), stop_ids=())
+    return replace(make_plan(with_settings(config, BENCH_SETTINGS, settings)), stop_ids=())
 
 
 def _ours(plan: Plan, sampler: Any, orders: Sequence[Order]) -> _Timed:

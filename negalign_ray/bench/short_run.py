@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from negalign_ray.actors.run import train
-from negalign_ray.bench.measure import SHARED_CPUS, with_settings
+from negalign_ray.bench.measure import BENCH_SETTINGS, median_ratio, with_settings
 from negalign_ray.bench.memory import PeakMemory
 from negalign_ray.bench.sizes import Sizes
 from negalign_ray.config import Config
@@ -39,8 +39,8 @@ class Stage:
 class RunFigures:
     step_s: float  # median time from one finished optimizer step to the next
     steps_s: tuple[float, ...]
-    orchestration_s: float  # median of what no stage was busy in; only means something at staleness 0
-    orchestration_frac: float
+    orchestration_s: float | None  # median of what no stage was busy in; None where stages overlap (staleness > 0)
+    orchestration_frac: float | None
     stages: dict[str, Stage]
     sampled_tokens: float  # per step, median
     learner_tokens: float
@@ -58,9 +58,8 @@ def short_run(config: Config, sizes: Sizes, run_dir: Path, *, name: str, setting
         "sampling": {"online_from_step": 0, "schedule": "online", "reward_gate": None},
         "samplers": {"num": 1},
         "learners": {"num": 1, "steps": num_steps, "mismatch_every": 0, "lr_schedule": "constant"},
-        "evaluation": {"enabled": False},
     }
-    resolved = with_settings(config, SHARED_CPUS, common, settings)
+    resolved = with_settings(config, BENCH_SETTINGS, common, settings)
     log.info("%s: %d steps, staleness %d", name, num_steps, resolved.sampling.staleness)
     memory = PeakMemory()
     train(resolved, on_status=lambda phase, status: memory.look())
@@ -93,8 +92,8 @@ def figures_of(
     return RunFigures(
         step_s=median(steps_s),
         steps_s=steps_s,
-        orchestration_s=median(unblamed),
-        orchestration_frac=median(rest / step_s for rest, step_s in zip(unblamed, steps_s, strict=True)),
+        orchestration_s=None if staleness else median(unblamed),
+        orchestration_frac=None if staleness else median_ratio(unblamed, steps_s),
         stages={name: _stage(measured, name, key) for name, key in STAGE_KEYS.items()},
         sampled_tokens=median(_sampled(row) for row in measured),
         learner_tokens=median(_value(row, "learner/tokens") for row in measured),

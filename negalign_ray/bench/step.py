@@ -13,7 +13,7 @@ import ray
 
 from negalign_ray.actors.plan import Plan, make_plan
 from negalign_ray.bench.machine import num_cores
-from negalign_ray.bench.measure import with_settings
+from negalign_ray.bench.measure import BENCH_SETTINGS, with_settings
 from negalign_ray.bench.short_run import RunFigures, short_run
 from negalign_ray.bench.sizes import Sizes
 from negalign_ray.bench.work import next_orders, order_factory
@@ -52,7 +52,7 @@ def measure_step(config: Config, sizes: Sizes, run_dir: Path) -> StepFigures:
         "learners": {**threads, "groups_per_step": sizes.step_prompts},
     }
     bench_settings = {"run": {"dir": run_dir, "name": "bench-yardstick"}}
-    plan = make_plan(with_settings(config, settings, bench_settings))
+    plan = make_plan(with_settings(config, BENCH_SETTINGS, settings, bench_settings))
     factory = order_factory(plan, num_samples=sizes.step_answers)
     timed: dict[str, list[YardstickStep]] = {dtype: [] for dtype in sizes.yardstick_dtypes}
 

@@ -187,12 +187,14 @@ def bench(
     preset: Preset = "quickstart",
     config: ConfigFile = None,
     overrides: Overrides = None,
+    only: Annotated[str | None, typer.Option(help="Sections, e.g. learner,sampler (see docs/benchmarks.md).")] = None,
     json_file: Json = None,
 ) -> None:
     """Measure every role against its ceiling on this machine, and print one JSON object."""
     from negalign_ray.bench.run import bench as run
 
-    figures = run(_load(preset, config, overrides))
+    sections = None if only is None else [name.strip() for name in only.split(",")]
+    figures = run(_load(preset, config, overrides), sections=sections)
     out.print_json(data=figures)
     _write_json(json_file, figures)
 
@@ -227,7 +229,9 @@ def data_check(
 def data_judge(
     file: Annotated[str, typer.Argument(help="A file with good and bad answers (unpaired, pairs, transcripts).")],
     out_dir: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for judge/ and rest.jsonl.")],
-    frac: Annotated[float, typer.Option(min=0.01, max=0.99, help="Share of the prompts that only the judge sees.")] = 0.4,
+    frac: Annotated[
+        float, typer.Option(min=0.01, max=0.99, help="Share of the prompts that only the judge sees.")
+    ] = 0.4,
     reads: Annotated[
         Literal["response", "prompt_response"], typer.Option("--input", help="What the judge reads.")
     ] = "response",

@@ -1,7 +1,7 @@
 """`negalign-ray data judge`: a judge of one's own from a share of a file, and the rest of the file to train on.
 
-    rows.jsonl --split by prompt--> judge share --fit--> OUT/judge/      (kind: linear, target: OUT/judge)
-                                    the rest    ------> OUT/rest.jsonl   (data.path: OUT/rest.jsonl)
+rows.jsonl --split by prompt--> judge share --fit--> OUT/judge/      (kind: linear, target: OUT/judge)
+                                the rest    ------> OUT/rest.jsonl   (data.path: OUT/rest.jsonl)
 """
 
 import json
@@ -36,8 +36,8 @@ def make_judge(config: Config, out: Path, *, judge_frac: float, text_input: Text
         require_sound_rows(prepared)
     for_judge, rest = split_for_judge(prepared.prompts, judge_frac=judge_frac, seed=config.run.seed)
     head = fit_judge(
-        list(_texts(for_judge, Role.NEGATIVE, text_input)),
-        list(_texts(for_judge, Role.POSITIVE, text_input)),
+        dict(_texts(for_judge, Role.NEGATIVE, text_input)),
+        dict(_texts(for_judge, Role.POSITIVE, text_input)),
         text_input=text_input,
         seed=config.run.seed,
     )
@@ -49,11 +49,12 @@ def make_judge(config: Config, out: Path, *, judge_frac: float, text_input: Text
     return JudgeMade(out / "judge", out / "rest.jsonl", head.card, len(rest))
 
 
-def _texts(prompts: Sequence[Prompt], role: Role, text_input: TextInput) -> Iterator[str]:
+def _texts(prompts: Sequence[Prompt], role: Role, text_input: TextInput) -> Iterator[tuple[str, int]]:
+    """(text the judge reads, number of its prompt)"""
     for prompt in prompts:
         for response in prompt.responses:
             if response.role is role:
-                yield text_of((prompt.text, response.text), text_input)
+                yield text_of((prompt.text, response.text), text_input), prompt.prompt_id
 
 
 def _rows(prompt: Prompt) -> Iterator[dict[str, Any]]:

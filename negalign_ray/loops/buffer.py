@@ -101,14 +101,16 @@ class SlotBuffer:
 
     def fill(self, slot: int, handle: Handle) -> None:
         entry = self._slots[slot]
-        assert entry.order is not None and entry.order.order_id == handle.card.order_id, f"slot {slot}: wrong order"
+        assert entry.order is not None, f"slot {slot} waits for no order"
+        assert entry.order.order_id == handle.card.order_id, f"slot {slot}: wrong order"
         assert entry.handle is None, f"slot {slot} is filled already"
         entry.handle = handle
 
     def drop(self, slot: int, outcome: Outcome) -> Order:
         """End the slot's order and leave the slot waiting for a new one; returns the order that ended."""
         entry = self._slots[slot]
-        assert entry.order is not None and not entry.taken, f"slot {slot} has nothing to drop"
+        assert entry.order is not None, f"slot {slot} has nothing to drop"
+        assert not entry.taken, f"slot {slot} is being trained on"
         order, entry.order, entry.handle = entry.order, None, None
         self.ledger.end(order.order_id, outcome)
         return order
@@ -135,7 +137,8 @@ class SlotBuffer:
     def trained(self, step: int) -> None:
         for slot in self.slots_of(step):
             entry = self._slots.pop(slot)
-            assert entry.taken and entry.order is not None, f"slot {slot} was trained but never taken"
+            assert entry.taken, f"slot {slot} was trained but never taken"
+            assert entry.order is not None, f"slot {slot} was taken without an order"
             self.ledger.end(entry.order.order_id, Outcome.TRAINED)
 
     def give_up(self) -> None:

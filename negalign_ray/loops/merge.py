@@ -40,7 +40,10 @@ def _sampler_rows(batch: Batch, rollout: Rollout) -> dict[str, float]:
         row["sampler/tokens_per_s"] = clock.tokens(step, "sample") / busy_s
     row["sampler/weights_s"] = clock.longest_s(step, "weights")
     row["scorer/busy_s"] = clock.total_s(step, "score")
+    row["scorer/failed"] = rollout.counts["score_failures"]
     row["reference/busy_s"] = clock.total_s(step, "price")
+    computed, held = clock.tokens(step, "price"), sum(handle.card.num_tokens for handle in batch.handles)
+    row["reference/cache_hits_frac"] = max(0.0, 1.0 - computed / held)
     rewards: dict[tuple[str, str], list[float]] = {}
     for handle in batch.handles:
         for key, value in handle.card.rewards.items():

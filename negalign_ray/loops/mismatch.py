@@ -18,7 +18,8 @@ def mismatch_nats(learner: Learner, groups: Sequence[Group]) -> tuple[float, int
     total, num_tokens = 0.0, 0
     for probe, logprobs_T in zip(probes, logprobs, strict=True):
         expected = probe.responses[0].sampler_logprobs
-        assert expected is not None and len(expected) == len(logprobs_T), "one log-prob per sampled token"
+        assert expected is not None, "_as_sampled keeps samples only"
+        assert len(expected) == len(logprobs_T), "one log-prob per sampled token"
         total += float((logprobs_T.double() - logprobs_T.new_tensor(expected).double()).abs().sum())
         num_tokens += len(expected)
     return total, num_tokens

@@ -4,19 +4,25 @@
 |---|---|---|
 | hf_classifier | model folder or hub name | probability of `label` |
 | sklearn | `alt-profanity-check` (toxicity), or a joblib file with `allow_pickle` | probability of `label` |
-| linear | folder of `LinearHead.save` (`negalign-ray data judge`), or "quickstart-judge" (packaged) | probability of harm |
+| linear | folder of `negalign-ray data judge`, or "quickstart-judge" (packaged) | probability of harm |
 | python | `module:function`, list of (prompt, response) -> list of numbers | as returned |
 | http | URL, see `http_head.py` | as returned |
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from negalign_ray.config import HeadConfig
-from negalign_ray.errors import ConfigError
 from negalign_ray.rewards.http_head import HTTPHead, check_url
 from negalign_ray.rewards.protocol import RewardHead
 from negalign_ray.rewards.python_head import PythonHead, import_function
+
+QUICKSTART_TARGET = "quickstart-judge"  # kind linear: the judge that ships with the package
+QUICKSTART_FOLDER = Path(__file__).parent / "quickstart_judge"  # written by scripts/fit_quickstart_judge.py
+
+
+def _linear_folder(target: str) -> Path:
+    return QUICKSTART_FOLDER if target == QUICKSTART_TARGET else Path(target)
+
 
 def build_head(config: HeadConfig, *, device: str = "cpu") -> RewardHead:
     """Load the head. Raises ConfigError (bad target) or ModelError (a model that cannot be loaded)."""

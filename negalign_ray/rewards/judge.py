@@ -21,7 +21,7 @@ What makes it independent of training, and what does not:
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from negalign_ray.errors import DataError
 from negalign_ray.records import Prompt
@@ -54,19 +54,19 @@ def split_for_judge(
 
 
 def fit_judge(
-    negative_texts: Sequence[str],
-    benign_texts: Sequence[str],
+    negative_texts: Mapping[str, int],
+    benign_texts: Mapping[str, int],
     *,
     name: str = "judge",
     text_input: TextInput = "response",
     seed: int = 0,
     note: str = "",
 ) -> LinearHead:
-    """Fit the judge on kept-out answers; `card.auroc` is its cross-validated AUROC. Repeated texts count once.
+    """Fit the judge on kept-out answers, each with the number of its prompt; `card.auroc` is cross-validated by prompt.
 
     A text that is in both lists tells the judge nothing and is refused. Raises DataError, also below MIN_TEXTS a class.
     """
-    negatives, benign = list(dict.fromkeys(negative_texts)), list(dict.fromkeys(benign_texts))
+    negatives, benign = list(negative_texts), list(benign_texts)
     both = set(negatives) & set(benign)
     if both:
         raise DataError(f"{len(both)} answers are given to the judge as negative and as benign; remove them from one.")
@@ -78,6 +78,7 @@ def fit_judge(
     head = fit_linear_head(
         negatives + benign,
         [True] * len(negatives) + [False] * len(benign),
+        groups=[*negative_texts.values(), *benign_texts.values()],
         name=name,
         text_input=text_input,
         seed=seed,

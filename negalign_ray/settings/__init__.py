@@ -63,7 +63,7 @@ def load_config(*, preset: str | None = None, file: Path | None = None, override
 
 def dump_config(config: Config) -> str:
     """YAML text of every setting, defaults included; `load_config(file=...)` of it gives an equal Config."""
-    return yaml.safe_dump(_plain(config.model_dump()), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(_plain(config.model_dump()), sort_keys=False, allow_unicode=False, width=120)
 
 
 def merge(base: Tree, layer: Tree) -> Tree:

@@ -1,4 +1,4 @@
-"""Whole runs on the real stack: Ray, DeepSpeed, a real scorer and reference, both sampler engines; only the model is tiny."""
+"""Whole runs on the real stack: Ray, DeepSpeed, vLLM, a real scorer and reference; only the model is tiny."""
 
 import json
 

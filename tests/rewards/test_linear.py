@@ -10,7 +10,6 @@ from negalign_ray.config import HeadConfig
 from negalign_ray.errors import ConfigError, DataError
 from negalign_ray.records import Prompt
 from negalign_ray.rewards import build_head, check_head
-from negalign_ray.rewards.build import needs_fitted_judge, with_judge_folder
 from negalign_ray.rewards.judge import fit_judge, split_for_judge
 from negalign_ray.rewards.linear import CARD_FILE, TENSOR_FILE, auroc, fit_linear_head
 
@@ -124,27 +123,13 @@ def test_a_judges_rows_are_disjoint_from_training_by_prompt_text():
 
 
 def test_a_judge_says_how_it_was_made_and_refuses_thin_or_contradictory_rows():
-    negatives = [f"{text}, {word}" for text in RUDE for word in ("truly", "really")]
-    benign = [f"{text}, {word}" for text in KIND for word in ("truly", "really")]
-    judge = fit_judge(negatives * 2, benign)
-    assert (judge.card.num_harmful, judge.card.num_benign) == (16, 16)  # repeats count once
+    negatives = {f"{text}, {word}": number for number, text in enumerate(RUDE) for word in ("truly", "really")}
+    benign = {f"{text}, {word}": number for number, text in enumerate(KIND) for word in ("truly", "really")}
+    judge = fit_judge(negatives, benign)
+    assert (judge.card.num_harmful, judge.card.num_benign) == (16, 16)
     assert judge.card.auroc == 1.0
     assert "kept out of training" in judge.card.note
     with pytest.raises(DataError, match="at least 10"):
-        fit_judge(negatives[:9], benign)
+        fit_judge(dict(list(negatives.items())[:9]), benign)
     with pytest.raises(DataError, match="1 answers are given to the judge as negative and as benign"):
-        fit_judge(negatives, [*benign, negatives[0]])
-
-
-def test_a_judge_that_the_run_must_fit_first_is_named_fitted(tmp_path):
-    waiting = HeadConfig(name="judge", kind="linear", target="fitted")
-    other = HeadConfig(name="refusal", kind="python", target="negalign_ray.rewards.refusal:refusal_scores")
-    check_head(waiting)  # nothing to check before the run has fitted it
-    assert needs_fitted_judge([other, waiting])
-    assert not needs_fitted_judge([other])
-    with pytest.raises(ConfigError, match="outside of that run"):
-        build_head(waiting)
-    fit_linear_head(TEXTS, LABELS).save(tmp_path)
-    resolved = with_judge_folder([other, waiting], tmp_path)
-    assert resolved[0] == other
-    assert 0 < build_head(resolved[1]).score([("p", "stupid")])[0] < 1
+        fit_judge(negatives, {**benign, next(iter(negatives)): 0})
