@@ -17,8 +17,6 @@ from torch import Tensor
 
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.processes import open_log, thread_environment, typed
-from negalign_ray.engines.deepspeed_engine import DeepSpeedEngine
-from negalign_ray.engines.weights import WeightBundle
 from negalign_ray.errors import NegalignError, RoleError, StallError
 from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.roles import Batch, StepReport
@@ -66,6 +64,8 @@ def run_worker(settings: dict[str, Any]) -> None:
 
 
 def _train_and_export(plan: Plan, conductor: Any, *, rank: int, world_size: int) -> None:
+    from negalign_ray.engines.deepspeed_engine import DeepSpeedEngine  # heavy, and the driver imports this file
+
     config = plan.config
     engine = DeepSpeedEngine(
         plan.model_path, config=config.learners, dtype=getattr(torch, plan.learner_dtype), seed=config.run.seed
@@ -106,6 +106,8 @@ class ConductorSource:
         return self._get([handle.ref for handle in handles], self._deadlines.pull_s, "pull_s")
 
     def publish(self, version: int, tensors: list[tuple[str, Tensor]]) -> None:
+        from negalign_ray.engines.weights import WeightBundle
+
         bundle = WeightBundle.from_tensors(tensors, version=version, dtype=self._sampler_dtype)
         self._publishing = self._conductor.publish.remote(version, [ray.put(bundle)])
 

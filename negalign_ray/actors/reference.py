@@ -9,7 +9,6 @@ import ray
 
 from negalign_ray.actors.processes import open_log
 from negalign_ray.config import Config
-from negalign_ray.engines.frozen import FrozenModel
 from negalign_ray.records import Group, Response, TokenIds
 
 
@@ -18,6 +17,8 @@ class Reference:
     """`names` says which references this model is: ("rpos", "rneg") when both are one model."""
 
     def __init__(self, config: Config, *, names: tuple[str, ...], rank: int, model_path: str, dtype: str) -> None:
+        from negalign_ray.engines.frozen import FrozenModel  # 6 s of imports that only this process needs
+
         open_log(config.run_dir, f"reference-{names[0]}-{rank}")
         self._names = names
         self._model = FrozenModel(

@@ -26,7 +26,7 @@ from negalign_ray.actors.learner import make_trainer
 from negalign_ray.actors.plan import Plan, make_plan
 from negalign_ray.actors.processes import typed, wait_until_ready
 from negalign_ray.config import Config
-from negalign_ray.errors import ConfigError, RoleError
+from negalign_ray.errors import ConfigError, NegalignError, RoleError
 from negalign_ray.settings import dump_config
 
 log = logging.getLogger(__name__)
@@ -127,9 +127,15 @@ class _Run:
             wait_until_ready({"conductor-0": self._conductor.ready.remote()}, deadline_s=self._config.deadlines.start_s)
             return self._evaluate_train_evaluate()
         finally:
-            outcomes = self._call("close")
-            log.info("orders: %s", outcomes)
-            ray.kill(self._conductor)
+            self._close()
+
+    def _close(self) -> None:
+        """Never hides the error that ended the run: a conductor that cannot close any more is only logged."""
+        try:
+            log.info("orders: %s", self._call("close"))
+        except NegalignError as error:
+            log.warning("%s", error)
+        ray.kill(self._conductor)
 
     def _evaluate_train_evaluate(self) -> dict[str, Any]:
         trainer = _Background(make_trainer(self._plan, self._conductor).fit)  # starts up while `before` is measured
@@ -150,13 +156,16 @@ class _Run:
         return summary | {"steps": status.step, "model": str(model_path)}
 
     def _watch(self, trainer: "_Background") -> None:
-        """Until the learners are done. The first Ctrl-C asks them to stop after this step."""
+        """Until the learners are done. The first Ctrl-C asks them to stop after this step, the second gives up."""
+        stopping = False
         while trainer.is_running:
             try:
                 trainer.wait(0.5)
-                self._on_status("training", self._status())
+                self._on_status("stopping" if stopping else "training", self._status())
             except KeyboardInterrupt:
-                self._on_status("stopping", None)
+                if stopping:
+                    raise
+                stopping = True
                 self._call("stop")
         status = self._status()
         self._on_status("training", status)

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ray
 
 from negalign_ray.actors.processes import open_log
 from negalign_ray.config import Config
 from negalign_ray.engines.protocols import GenerationEngine
-from negalign_ray.engines.weights import WeightBundle
 from negalign_ray.errors import WeightUpdateError
 from negalign_ray.records import (
     Generation,
@@ -22,6 +22,9 @@ from negalign_ray.records import (
     SamplingSpec,
     WeightReceipt,
 )
+
+if TYPE_CHECKING:
+    from negalign_ray.engines.weights import WeightBundle
 
 
 @ray.remote
@@ -59,7 +62,7 @@ class Sampler:
         """Free-form generation for evaluation, by the weights loaded now."""
         return self._engine.generate(requests, spec)
 
-    def load_weights(self, bundle: WeightBundle) -> WeightReceipt:
+    def load_weights(self, bundle: "WeightBundle") -> WeightReceipt:
         started = time.perf_counter()
         checksum = self._engine.load_weights(bundle)
         if checksum != bundle.checksum:
