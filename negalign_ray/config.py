@@ -118,7 +118,7 @@ class HeadConfig(Section):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     kind: Literal["hf_classifier", "sklearn", "linear", "python", "http"]
     # hf_classifier: model folder or hub name | sklearn: "alt-profanity-check" or a joblib file | linear: a folder made
-    # by `negalign-ray data judge`, or "quickstart-judge" (packaged) | python: module:function | http: URL
+    # by `negalign-ray data judge FILE OUT`, or "quickstart-judge" (packaged) | python: module:function | http: URL
     target: str
     direction: Literal["harm", "help"] = "harm"  # what a high score means
     label: str | None = None  # hf_classifier: the class whose probability is the score (default: the last one)

@@ -172,8 +172,8 @@ class _Rank:
         return _RankFigures(
             ceilings=source.ceilings,
             compute_s=source.compute_s,
-            fp32_flops_per_s=_together(torch.float32, sizes),
-            bf16_flops_per_s=_together(torch.bfloat16, sizes),
+            fp32_flops_per_s=_together(torch.float32, size=sizes.matmul_size // 2, min_s=sizes.matmul_s),
+            bf16_flops_per_s=_together(torch.bfloat16, size=sizes.matmul_size // 2, min_s=sizes.matmul_s),
             peak_memory_bytes=self._engine.peak_memory_bytes(),
         )
 
@@ -200,7 +200,7 @@ class _FixedSource:
         self.compute_s: list[float] = []
 
     def pull(self, step: int) -> Batch:
-        self.ceilings.append(_together(self._dtype, self._sizes))
+        self.ceilings.append(_together(self._dtype, size=self._sizes.matmul_size, min_s=self._sizes.matmul_s))
         return Batch(step, self._handles)
 
     def fetch(self, handles: Sequence[Handle]) -> list[Group]:
@@ -214,9 +214,9 @@ class _FixedSource:
         self.compute_s.append(report.values["learner/compute_s"])
 
 
-def _together(dtype: torch.dtype, sizes: Sizes) -> float:
+def _together(dtype: torch.dtype, *, size: int, min_s: float) -> float:
     """This rank's FLOP/s while all ranks multiply."""
     dist.barrier()
-    rate = matmul_flops_per_s(dtype, size=sizes.matmul_size, min_s=sizes.matmul_s)
+    rate = matmul_flops_per_s(dtype, size=size, min_s=min_s)
     dist.barrier()
     return rate
