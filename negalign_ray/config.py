@@ -244,6 +244,13 @@ class Config(Section):
                 f"sampling.buffer_groups={sampling.buffer_groups} cannot hold one step of "
                 f"learners.groups_per_step={learners.groups_per_step}; raise it to at least that."
             )
+        overlaps = sampling.schedule == "online" and sampling.staleness > 0
+        if overlaps and sampling.buffer_groups < 2 * learners.groups_per_step:
+            raise ValueError(
+                f"sampling.staleness={sampling.staleness} lets sampling run ahead, but sampling.buffer_groups="
+                f"{sampling.buffer_groups} has no room for a second step of learners.groups_per_step="
+                f"{learners.groups_per_step}; set it to at least {2 * learners.groups_per_step}."
+            )
         if sampling.min_samples > sampling.num_samples:
             raise ValueError(
                 f"sampling.min_samples={sampling.min_samples} exceeds sampling.num_samples={sampling.num_samples}."

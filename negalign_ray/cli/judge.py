@@ -35,12 +35,11 @@ def make_judge(config: Config, out: Path, *, judge_frac: float, text_input: Text
     if config.data.on_bad_row == "refuse":
         require_sound_rows(prepared)
     for_judge, rest = split_for_judge(prepared.prompts, judge_frac=judge_frac, seed=config.run.seed)
-    head = fit_judge(
-        dict(_texts(for_judge, Role.NEGATIVE, text_input)),
-        dict(_texts(for_judge, Role.POSITIVE, text_input)),
-        text_input=text_input,
-        seed=config.run.seed,
-    )
+    negatives = dict(_texts(for_judge, Role.NEGATIVE, text_input))
+    benign = dict(_texts(for_judge, Role.POSITIVE, text_input))
+    if config.data.on_bad_row == "skip":  # an answer that people judged both ways teaches nothing
+        negatives, benign = _without(negatives, benign), _without(benign, negatives)
+    head = fit_judge(negatives, benign, text_input=text_input, seed=config.run.seed)
     out.mkdir(parents=True, exist_ok=True)
     head.save(out / "judge")
     with (out / "rest.jsonl").open("w", encoding="utf-8") as file:
@@ -55,6 +54,10 @@ def _texts(prompts: Sequence[Prompt], role: Role, text_input: TextInput) -> Iter
         for response in prompt.responses:
             if response.role is role:
                 yield text_of((prompt.text, response.text), text_input), prompt.prompt_id
+
+
+def _without(texts: dict[str, int], others: dict[str, int]) -> dict[str, int]:
+    return {text: prompt_id for text, prompt_id in texts.items() if text not in others}
 
 
 def _rows(prompt: Prompt) -> Iterator[dict[str, Any]]:

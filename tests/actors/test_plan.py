@@ -36,7 +36,7 @@ def test_the_dry_run_shows_every_role_and_the_batch_arithmetic(toy_config):
 
 
 def test_the_schedule_is_told_in_words(toy_config):
-    plan = make_plan(toy_config("sampling.staleness=2", "sampling.online_from_step=5"))
+    plan = make_plan(toy_config("sampling.staleness=2", "sampling.online_from_step=5", "sampling.buffer_groups=8"))
     assert "initial model before step 5, then at most 2 step(s) old" in "\n".join(batch_lines(plan))
 
 

@@ -66,6 +66,7 @@ def test_vllm_samplers_serve_exactly_what_the_learner_learned(toy_config):
     config = toy_config(
         "samplers.engine=vllm",
         "sampling.staleness=1",
+        "sampling.buffer_groups=8",
         "learners.mismatch_every=1",
         "evaluation.enabled=true",
         "evaluation.num_prompts=3",

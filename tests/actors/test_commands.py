@@ -1,0 +1,41 @@
+"""The commands of the README, one after another, on the toy model: train, evaluate the result, try it."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from negalign_ray.cli import app
+from tests.actors.conftest import TOY
+
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_cluster")]
+
+
+@pytest.mark.timeout(400)
+def test_train_then_evaluate_then_generate(toy_model, tmp_path):
+    paths = (f"model.path={toy_model}", f"run.dir={tmp_path}", "run.name=mine")
+    small = ("learners.steps=2", "evaluation.enabled=true", "evaluation.num_prompts=3", "evaluation.num_benign=3")
+    overrides = [part for setting in (*TOY, *paths, *small) for part in ("--set", setting)]
+    trained = CliRunner().invoke(app, ["train", "--preset", "quickstart", *overrides])
+    assert trained.exit_code == 0, trained.output
+    for shown in ("step 2/2", "before", "after", "judge", "negalign-ray generate"):
+        assert shown in trained.output
+
+    run_dir = tmp_path / "mine"
+    after = tmp_path / "after.json"
+    evaluated = CliRunner().invoke(
+        app,
+        ["evaluate", str(run_dir / "model"), "--config", str(run_dir / "config.yaml"), "--json", str(after)]
+        + ["--set", f"references.rpos={toy_model}"],
+    )
+    assert evaluated.exit_code == 0, evaluated.output
+    again = json.loads(after.read_text())["before"]
+    summary = json.loads((run_dir / "summary.json").read_text())["after"]
+    for key in ("judge_score", "negatives_logprob", "benign_perplexity", "mean_length_tokens", "kl_per_token"):
+        assert again[key] == pytest.approx(summary[key], rel=1e-4), key
+
+    tried = CliRunner().invoke(
+        app, ["generate", str(run_dir / "model"), "--prompt", "How are you?", "--max-new-tokens", "8"]
+    )
+    assert tried.exit_code == 0, tried.output
+    assert tried.output.strip()
