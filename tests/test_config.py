@@ -5,8 +5,9 @@ import pytest
 from negalign_ray.errors import ConfigError
 from negalign_ray.settings import load_config
 
+HEAD = '{"name": "a", "kind": "python", "target": "m:f"}'
 CONTRADICTIONS = [
-    (("learners.num=4", "learners.groups_per_step=2"), r"learners\.groups_per_step=2 gives some of the 4 ranks nothing"),
+    (("learners.num=4", "learners.groups_per_step=2"), r"learners\.groups_per_step=2 gives some of the 4 ranks"),
     (("sampling.buffer_groups=8", "learners.groups_per_step=16"), r"sampling\.buffer_groups=8 cannot hold one step"),
     (
         ("sampling.staleness=1", "sampling.buffer_groups=20", "learners.groups_per_step=16"),
@@ -14,9 +15,8 @@ CONTRADICTIONS = [
     ),
     (("sampling.min_samples=12", "sampling.num_samples=11"), r"sampling\.min_samples=12 exceeds"),
     (('sampling.reward_gate={"head": "harm", "max_score": 0.5}',), r"reward_gate\.head='harm' is not one of"),
-    (('scorers.heads=[{"name": "a", "kind": "python", "target": "m:f"}, {"name": "a", "kind": "python", "target": "m:g"}]',),
-     r"scorers\.heads: the name 'a' is used twice"),
-]  # fmt: skip
+    ((f"scorers.heads=[{HEAD}, {HEAD}]",), r"scorers\.heads: the name 'a' is used twice"),
+]
 
 
 @pytest.mark.parametrize(("overrides", "message"), CONTRADICTIONS)

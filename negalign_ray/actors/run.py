@@ -125,17 +125,20 @@ class _Run:
         self._conductor = Conductor.options(name=f"{self._config.run.name}/conductor").remote(self._plan)
         try:
             wait_until_ready({"conductor-0": self._conductor.ready.remote()}, deadline_s=self._config.deadlines.start_s)
-            return self._evaluate_train_evaluate()
+            summary = self._evaluate_train_evaluate()
         finally:
-            self._close()
+            outcomes = self._close()
+        return summary | {"orders": outcomes}
 
-    def _close(self) -> None:
-        """Never hides the error that ended the run: a conductor that cannot close any more is only logged."""
+    def _close(self) -> dict[str, int]:
+        """How every order ended. Never hides the error that ended the run: a failure to close is only logged."""
         try:
-            log.info("orders: %s", self._call("close"))
+            return self._call("close")
         except NegalignError as error:
             log.warning("%s", error)
-        ray.kill(self._conductor)
+            return {}
+        finally:
+            ray.kill(self._conductor)
 
     def _evaluate_train_evaluate(self) -> dict[str, Any]:
         trainer = _Background(make_trainer(self._plan, self._conductor).fit)  # starts up while `before` is measured

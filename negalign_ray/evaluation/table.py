@@ -95,13 +95,13 @@ def rows_of(summary: Mapping[str, Any], *, intervals: bool = True) -> list[Row]:
 
 
 def summary_table(summary: Mapping[str, Any], *, title: str = "Before and after", intervals: bool = False) -> Table:
-    """For a terminal of 100 columns, or 140 with `intervals`. With one side only: its figures and their intervals."""
+    """Fits 100 columns (140 with `intervals`); titles wrap in less. With one side only: its figures and intervals."""
     compared = summary["after"] is not None
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     headings = HEADINGS if compared else ("", "value")
     table.caption_justify = "left"
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index in {0, 5} else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if index in {0, 5} else "right", no_wrap=index > 0)
     for row in rows_of(summary, intervals=intervals or not compared):
         cells = [escape(cell) for cell in row.cells]  # brackets of intervals are not markup
         if row.verdict in COLOURS:

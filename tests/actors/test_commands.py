@@ -23,11 +23,8 @@ def test_train_then_evaluate_then_generate(toy_model, tmp_path):
 
     run_dir = tmp_path / "mine"
     after = tmp_path / "after.json"
-    evaluated = CliRunner().invoke(
-        app,
-        ["evaluate", str(run_dir / "model"), "--config", str(run_dir / "config.yaml"), "--json", str(after)]
-        + ["--set", f"references.rpos={toy_model}"],
-    )
+    same_settings = ("--config", str(run_dir / "config.yaml"), "--set", f"references.rpos={toy_model}")
+    evaluated = CliRunner().invoke(app, ["evaluate", str(run_dir / "model"), *same_settings, "--json", str(after)])
     assert evaluated.exit_code == 0, evaluated.output
     again = json.loads(after.read_text())["before"]
     summary = json.loads((run_dir / "summary.json").read_text())["after"]
