@@ -35,8 +35,9 @@ class Answered:
 
 
 class Evaluation:
-    def __init__(self, plan: Plan) -> None:
-        self._plan, self._config = plan, plan.config.evaluation
+    def __init__(self, plan: Plan, *, base_path: Path) -> None:
+        """`base_path`: the model that is "before", and that KL is taken to."""
+        self._plan, self._config, self._base_path = plan, plan.config.evaluation, base_path
         probes = build_probes(
             (*plan.data.heldout, *plan.data.heldout_rest),
             benign_prompts(plan),
@@ -61,8 +62,8 @@ class Evaluation:
         return Answered(tuple(generations[:num_harmful]), tuple(generations[num_harmful:]))
 
     def compare(self, before: Answered, after: Answered, *, policy_path: Path) -> dict[str, Any]:
-        """The summary of a run: `before` was said by the initial model, `after` by the policy in `policy_path`."""
-        with self._scorer() as score, self._pricer("base", self._plan.model_path) as base:
+        """The summary of two models: `before` was said by the base, `after` by the policy in `policy_path`."""
+        with self._scorer() as score, self._pricer("base", self._base_path) as base:
             first = self._measure(before, before, model=base, base=base, score=score)
             with self._pricer("policy", policy_path) as policy:
                 second = self._measure(after, before, model=policy, base=base, score=score)
@@ -70,14 +71,9 @@ class Evaluation:
         return self._summary(first, second)
 
     def describe(self, answered: Answered) -> dict[str, Any]:
-        """The same figures for the plan's model alone; KL is to the plan's reference."""
-        with self._scorer() as score, self._pricer("base", self._plan.rpos_path) as base:
-            if self._plan.model_path == self._plan.rpos_path:
-                side = self._measure(answered, answered, model=base, base=base, score=score)
-            else:
-                with self._pricer("policy", self._plan.model_path) as policy:
-                    side = self._measure(answered, answered, model=policy, base=base, score=score)
-        return self._summary(side, None)
+        """The same figures for the base alone."""
+        with self._scorer() as score, self._pricer("base", self._base_path) as base:
+            return self._summary(self._measure(answered, answered, model=base, base=base, score=score), None)
 
     def _summary(self, first: Side, second: Side | None) -> dict[str, Any]:
         seed = self._plan.config.run.seed

@@ -51,9 +51,11 @@ class Plan:
 
 def make_plan(config: Config) -> Plan:
     """Checks all that can be checked without starting anything. Raises ConfigError, ModelError or DataError."""
-    model_path = resolve_model(config.model.path)
-    rpos_path = resolve_model(config.references.rpos) if config.references.rpos else model_path
-    rneg_path = resolve_model(config.references.rneg) if config.references.rneg else rpos_path
+    # Ray's workers do not share the driver's working directory, so a relative path would name other folders there.
+    config = config.model_copy(update={"run": config.run.model_copy(update={"dir": config.run.dir.resolve()})})
+    model_path = resolve_model(config.model.path).resolve()
+    rpos_path = resolve_model(config.references.rpos).resolve() if config.references.rpos else model_path
+    rneg_path = resolve_model(config.references.rneg).resolve() if config.references.rneg else rpos_path
     for head in (*config.scorers.heads, *config.evaluation.heads):
         check_head(head)
     chat = load_chat(model_path, template=config.model.chat_template)

@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rich.console import RenderableType
 from negalign_ray.actors.cluster import cluster
 from negalign_ray.actors.conductor import Conductor, Status
 from negalign_ray.actors.dry_run import describe
-from negalign_ray.actors.evaluator import Evaluation
+from negalign_ray.actors.evaluator import Answered, Evaluation
 from negalign_ray.actors.fleet import make_sampler
 from negalign_ray.actors.learner import make_trainer
 from negalign_ray.actors.plan import Plan, make_plan
@@ -46,6 +47,7 @@ def train(config: Config, *, on_status: OnStatus = ignore_status) -> dict[str, A
     """
     on_status("checking", None)
     plan = make_plan(config)
+    config = plan.config
     create_run_dir(config)
     started_s = time.perf_counter()
     with cluster(plan):
@@ -61,25 +63,38 @@ def dry_run(config: Config) -> RenderableType:
 
 
 def evaluate(config: Config, *, on_status: OnStatus = ignore_status) -> dict[str, Any]:
-    """The table of `train` for `config.model.path` alone; `references.rpos` is the model that KL is taken to."""
+    """The table of `train` for the model of `config.model.path`.
+
+    With another model as `references.rpos`, that one is "before" and this one "after"; else the one side is described.
+    """
     on_status("checking", None)
     plan = make_plan(config)
-    evaluation = Evaluation(plan)
-    deadlines = config.deadlines
+    evaluation = Evaluation(plan, base_path=plan.rpos_path)
     with cluster(plan):
-        on_status("starting", None)
-        sampler = make_sampler(plan, 0)
-        wait_until_ready({"sampler-0": sampler.ready.remote()}, deadline_s=deadlines.start_s)
         on_status("answering", None)
-        try:
-            answered = evaluation.answer(
-                lambda requests, spec: ray.get(sampler.generate.remote(requests, spec), timeout=deadlines.sample_s)
-            )
-        except ray.exceptions.RayError as error:
-            raise typed(error, role="sampler", rank=0) from error
-        ray.kill(sampler)
+        answered = _answer(plan, evaluation)
+        if plan.rpos_path == plan.model_path:
+            on_status("measuring", None)
+            return evaluation.describe(answered)
+        on_status("answering, reference", None)
+        before = _answer(replace(plan, model_path=plan.rpos_path), evaluation)
         on_status("measuring", None)
-        return evaluation.describe(answered)
+        return evaluation.compare(before, answered, policy_path=plan.model_path)
+
+
+def _answer(plan: Plan, evaluation: Evaluation) -> Answered:
+    """The answers of the plan's model, from a sampler started for them."""
+    deadlines = plan.config.deadlines
+    sampler = make_sampler(plan, 0)
+    wait_until_ready({"sampler-0": sampler.ready.remote()}, deadline_s=deadlines.start_s)
+    try:
+        return evaluation.answer(
+            lambda requests, spec: ray.get(sampler.generate.remote(requests, spec), timeout=deadlines.sample_s)
+        )
+    except ray.exceptions.RayError as error:
+        raise typed(error, role="sampler", rank=0) from error
+    finally:
+        ray.kill(sampler)
 
 
 def create_run_dir(config: Config) -> None:
@@ -117,7 +132,7 @@ def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
 class _Run:
     def __init__(self, plan: Plan, on_status: OnStatus) -> None:
         self._plan, self._config, self._on_status = plan, plan.config, on_status
-        self._evaluation = Evaluation(plan) if plan.config.evaluation.enabled else None
+        self._evaluation = Evaluation(plan, base_path=plan.model_path) if plan.config.evaluation.enabled else None
         self._conductor: Any = None
 
     def execute(self) -> dict[str, Any]:

@@ -26,10 +26,10 @@ def test_train_then_evaluate_then_generate(toy_model, tmp_path):
     same_settings = ("--config", str(run_dir / "config.yaml"), "--set", f"references.rpos={toy_model}")
     evaluated = CliRunner().invoke(app, ["evaluate", str(run_dir / "model"), *same_settings, "--json", str(after)])
     assert evaluated.exit_code == 0, evaluated.output
-    again = json.loads(after.read_text())["before"]
-    summary = json.loads((run_dir / "summary.json").read_text())["after"]
-    for key in ("judge_score", "negatives_logprob", "benign_perplexity", "mean_length_tokens", "kl_per_token"):
-        assert again[key] == pytest.approx(summary[key], rel=1e-4), key
+    again, summary = json.loads(after.read_text()), json.loads((run_dir / "summary.json").read_text())
+    for side in ("before", "after"):
+        for key in ("judge_score", "negatives_logprob", "benign_perplexity", "mean_length_tokens", "kl_per_token"):
+            assert again[side][key] == pytest.approx(summary[side][key], rel=1e-4, abs=1e-6), (side, key)
 
     tried = CliRunner().invoke(
         app, ["generate", str(run_dir / "model"), "--prompt", "How are you?", "--max-new-tokens", "8"]
