@@ -211,18 +211,21 @@ class _Background:
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(call,), daemon=True, name="learners")
-        self._thread.start()
+        # Not Thread.join: interrupted by Ctrl-C, it marks a running thread as ended (CPython 3.11 and 3.12).
+        self._done = threading.Event()
+        threading.Thread(target=self._run, args=(call,), daemon=True, name="learners").start()
 
     @property
     def is_running(self) -> bool:
-        return self._thread.is_alive()
+        return not self._done.is_set()
 
     def wait(self, seconds: float) -> None:
-        self._thread.join(seconds)
+        self._done.wait(seconds)
 
     def _run(self, call: Callable[[], Any]) -> None:
         try:
             call()
         except BaseException as error:
             self.error = error
+        finally:
+            self._done.set()

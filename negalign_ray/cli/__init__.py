@@ -5,6 +5,7 @@ A typed error (errors.py) becomes one message on stderr and its exit code; `--de
 
 import logging
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -118,6 +119,7 @@ def train(
     from negalign_ray.actors.run import train as run
     from negalign_ray.cli.progress import Progress
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with SIGINT ignored
     with Progress(err, title=f"{settings.method.name} · {settings.model.path} · {settings.run_dir}") as progress:
         summary = run(settings, on_status=progress.update)
     _print_results(settings, summary)

@@ -61,19 +61,19 @@ class TrainingLoop:
         fetched = [self.source.fetch([batch.handles[index] for index in indices]) for indices in plan]
         pulled = time.perf_counter()
 
+        mine = [group for groups in fetched for group in groups]
         sums: dict[str, float] = defaultdict(float)
         counts: dict[str, int] = defaultdict(int)
+        if self.config.mismatch_every and batch.step % self.config.mismatch_every == 0:
+            self._measure_mismatch(mine, sums, counts)  # before the update: on-policy samples are this very version's
         for number, groups in enumerate(fetched):
             output = self._backward(groups, num_groups=len(batch.handles), is_last=number == len(fetched) - 1)
             _accumulate(sums, counts, output)
         stats = self.learner.step()
         if not math.isfinite(stats.grad_norm):
-            raise self._non_finite("gradient norm", stats.grad_norm, [group for groups in fetched for group in groups])
+            raise self._non_finite("gradient norm", stats.grad_norm, mine)
         computed = time.perf_counter()
 
-        mine = [group for groups in fetched for group in groups]
-        if self.config.mismatch_every and batch.step % self.config.mismatch_every == 0:
-            self._measure_mismatch(mine, sums, counts)
         self.save_samples(batch.step, mine)
         gathered = time.perf_counter()
         version = batch.step + 1

@@ -1,5 +1,7 @@
 """What is decided and refused before Ray starts."""
 
+import shutil
+
 import pytest
 from rich.console import Console
 
@@ -49,8 +51,7 @@ def test_methods_without_samples_or_references_start_neither(toy_config, tmp_pat
 
 
 def test_two_reference_models_get_a_pool_each(toy_config, toy_model, tmp_path):
-    other = tmp_path / "other"
-    other.symlink_to(toy_model)
+    other = shutil.copytree(toy_model, tmp_path / "other")
     plan = make_plan(toy_config(f"references.rneg={other}"))
     assert list(plan.reference_pools) == [("rpos",), ("rneg",)]
 
