@@ -4,9 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need a network
+settings.register_profile("shared-machine", deadline=None)  # examples slow down when other processes compute
+settings.load_profile("shared-machine")
 
 
 @pytest.fixture(scope="session")
