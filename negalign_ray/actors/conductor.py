@@ -61,7 +61,7 @@ class Conductor:
             seed=config.run.seed,
             context_ids=context_ids,
         )
-        self._rollout_parts = orders
+        self._orders = orders
         self._rollout: Rollout | None = None
         self._reports: dict[int, list[StepReport]] = {}
         self._step, self._last_metrics = 0, {}
@@ -74,7 +74,7 @@ class Conductor:
         config = self._config
         self._rollout = Rollout(
             fleet=self._fleet,
-            orders=self._rollout_parts,
+            orders=self._orders,
             config=config.sampling,
             groups_per_step=config.learners.groups_per_step,
             num_steps=config.learners.steps,

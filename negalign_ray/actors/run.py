@@ -110,7 +110,7 @@ def create_run_dir(config: Config) -> None:
     (run_dir / "config.yaml").write_text(dump_config(config))
 
 
-RESULTS = ("metrics.jsonl", "summary.json", "samples", "logs", "model", "ray_train", "tensorboard", "curves.png")
+RESULTS = ("metrics.jsonl", "summary.json", "samples", "logs", "model", "ray_train", "tensorboard")
 
 
 def _delete_results(run_dir: Path) -> None:
