@@ -5,7 +5,7 @@ The user sets two batch numbers, `learners.groups_per_step` (prompts per optimiz
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
@@ -13,6 +13,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 Dtype = Literal["auto", "bfloat16", "float32"]
+LATENT_DISTANCE = "latent_distance"  # what the guide writes beside the scores of the heads
 
 
 class Section(BaseModel):
@@ -54,9 +55,99 @@ class D2OConfig(Section):
     beta: NonNegativeFloat = 0.1  # b: weight of the anchor (own samples) term
 
 
+class NEATConfig(Section):
+    """Negative-prompt-driven alignment (arXiv 2410.12194)."""
+
+    name: Literal["neat"] = "neat"
+    reward_head: str = "reward"  # the entry of scorers.heads that ranks the candidates
+    ft_weight: NonNegativeFloat = 1.0  # lambda: weight of the language-modelling term [choice]
+    max_candidates: PositiveInt = 8  # M: own answers in a prompt's candidate list; earlier rounds fill it up [choice]
+    max_lists: PositiveInt = 20_000  # prompts whose list is kept, 2 kB an answer; the longest unused goes [choice]
+
+
+class CLHAConfig(Section):
+    """Contrastive learning for human alignment (arXiv 2403.16649)."""
+
+    name: Literal["clha"] = "clha"
+    reward_head: str = "reward"  # the entry of scorers.heads that rescores every candidate
+    margin: NonNegativeFloat = 3.0  # m: gap threshold and margin, on the raw scale of that head
+    sft_weight: NonNegativeFloat = 0.05  # lam: weight of the adaptive SFT term
+    sft_min_reward: float = 0.0  # that term is on where the best reward is above it; the paper's 0 fits a reward model
+    # around 0, not minus a probability of harm, which is never positive [choice]
+
+
+class LDAlignConfig(Section):
+    """Latent-distance-guided alignment (arXiv 2404.06390)."""
+
+    name: Literal["ld_align"] = "ld_align"
+    beta: PositiveFloat = 0.1  # b [choice]
+    weight_mode: Literal["normalised", "raw", "constant"] = "normalised"  # of the latent distances [choice]
+    max_weight: PositiveFloat = 5.0  # weights are clipped to [0, max_weight] [choice]
+
+
 class DPOConfig(Section):
+    """Direct Preference Optimization (arXiv 2305.18290). D2O's paper has winners=human as DPO-Ori, both as DPO-Full."""
+
     name: Literal["dpo"] = "dpo"
     beta: PositiveFloat = 0.1
+    winners: Literal["human", "samples", "human_and_samples"] = "human"  # over the human negatives
+
+
+class IPOConfig(Section):
+    """Identity Preference Optimization (arXiv 2310.12036)."""
+
+    name: Literal["ipo"] = "ipo"
+    beta: PositiveFloat = 0.1  # the log-ratio per token of a pair is drawn to 1 / (2 beta)
+
+
+class SLiCConfig(Section):
+    """SLiC hinge on DPO's margin (arXiv 2305.10425, 2309.06657)."""
+
+    name: Literal["slic"] = "slic"
+    beta: PositiveFloat = 0.1
+
+
+class SimPOConfig(Section):
+    """Simple preference optimization without a reference (arXiv 2405.14734)."""
+
+    name: Literal["simpo"] = "simpo"
+    beta: PositiveFloat = 2.0  # scales log-probs per token
+    gamma: NonNegativeFloat = 0.5  # target margin
+
+
+class SPINConfig(Section):
+    """Self-play fine-tuning (arXiv 2401.01335): DPO(human answer, own answer)."""
+
+    name: Literal["spin"] = "spin"
+    beta: PositiveFloat = 0.1
+
+
+class RRHFConfig(Section):
+    """Rank responses to align language models with human feedback (arXiv 2304.05302)."""
+
+    name: Literal["rrhf"] = "rrhf"
+    reward_head: str = "reward"  # the entry of scorers.heads that ranks the candidates
+    ft_weight: NonNegativeFloat = 1.0  # weight of the language-modelling term
+
+
+class PROConfig(Section):
+    """Preference ranking optimization (arXiv 2306.17492)."""
+
+    name: Literal["pro"] = "pro"
+    reward_head: str = "reward"  # the entry of scorers.heads that ranks the candidates
+    sft_weight: NonNegativeFloat = 0.05  # lam: weight of the SFT term
+
+
+class GAConfig(Section):
+    """Gradient ascent on the negatives."""
+
+    name: Literal["ga"] = "ga"
+
+
+class UnlikelihoodConfig(Section):
+    """Unlikelihood of every token of the negatives (arXiv 1908.04319)."""
+
+    name: Literal["unlikelihood"] = "unlikelihood"
 
 
 class NPOConfig(Section):
@@ -68,7 +159,24 @@ class SFTConfig(Section):
     name: Literal["sft"] = "sft"
 
 
-MethodConfig = Annotated[D2OConfig | DPOConfig | NPOConfig | SFTConfig, Field(discriminator="name")]
+MethodConfig = Annotated[
+    D2OConfig
+    | NEATConfig
+    | LDAlignConfig
+    | CLHAConfig
+    | DPOConfig
+    | IPOConfig
+    | SLiCConfig
+    | SimPOConfig
+    | SPINConfig
+    | RRHFConfig
+    | PROConfig
+    | NPOConfig
+    | GAConfig
+    | UnlikelihoodConfig
+    | SFTConfig,
+    Field(discriminator="name"),
+]
 
 
 class RewardGate(Section):
@@ -81,8 +189,9 @@ class RewardGate(Section):
 class SamplingConfig(Section):
     """Which answers the policy is asked for, under which instructions, and how old they may be."""
 
-    num_samples: PositiveInt = 11  # K answers per prompt
-    instructions: str | None = "moral"  # "moral" = the 11 packaged ones, a YAML file, or null = the bare prompt
+    num_samples: NonNegativeInt = 11  # K answers per prompt; 0 = none, for methods that can rank human answers alone
+    instructions: str | None = "moral"  # packaged: "moral" (11), "neat" (6 good, 6 bad), "neat_pp" (6 good); or a YAML
+    # file; or null = the bare prompt
     temperature: PositiveFloat = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_new_tokens: PositiveInt = 64  # of one sampled answer
@@ -91,7 +200,7 @@ class SamplingConfig(Section):
     refresh_every: PositiveInt = 200  # `interval`: re-sample from the current policy every this many steps [choice]
     staleness: NonNegativeInt = 0  # `online`: how many optimizer steps old a sample may be; 0 = strictly on-policy
     min_samples: PositiveInt = 1  # a group left with fewer usable samples is dropped and re-ordered
-    max_attempts: PositiveInt = 3  # an order is re-issued this often before it counts as failed
+    max_attempts: PositiveInt = 3  # tries of a prompt before the next one comes; of a sampler call, before an error
     buffer_groups: PositiveInt = 256  # bound on groups that wait or are being made
     reward_gate: RewardGate | None = None
 
@@ -116,19 +225,31 @@ class HeadConfig(Section):
     """One reward head. `direction` says what a high score means; toxicity is not safety, so name heads plainly."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    kind: Literal["hf_classifier", "sklearn", "linear", "python", "http"]
-    # hf_classifier: model folder or hub name | sklearn: "alt-profanity-check" or a joblib file | linear: a folder made
-    # by `negalign-ray data judge FILE OUT`, or "quickstart-judge" (packaged) | python: module:function | http: URL
+    kind: Literal["reward_model", "hf_classifier", "sklearn", "linear", "python", "http"]
+    # reward_model: a folder made by `negalign-ray train-reward DATA OUT` | hf_classifier: model folder or hub name |
+    # sklearn: "alt-profanity-check" or a joblib file | linear: a folder made by `negalign-ray data judge FILE OUT`, or
+    # "quickstart-judge" (packaged) | python: module:function | http: URL
     target: str
     direction: Literal["harm", "help"] = "harm"  # what a high score means
-    label: str | None = None  # hf_classifier: the class whose probability is the score (default: the last one)
-    input: Literal["response", "prompt_response"] = "response"
-    threshold: float = 0.5  # a score above it counts as a hit in rates
+    label: str | None = None  # hf_classifier: the class whose probability is the score (default: the last one);
+    # reward_model: which of its heads is read (needed only where it has several)
+    input: Literal["response", "prompt_response"] = "response"  # a reward_model reads what it was trained to read
+    output: Literal["logit", "probability"] = "logit"  # reward_model only: raw, with good and bad on either side of 0,
+    # or calibrated to 0..1
+    threshold: float = 0.5  # a score above it counts as a hit in rates; 0 by default for the logit of a reward_model
     batch_size: PositiveInt = 32  # pairs per forward or request
     deadline_s: PositiveFloat = 30.0  # http: one attempt
     max_retries: NonNegativeInt = 3  # http only
     allow_pickle: bool = False  # sklearn: a joblib file is a pickle, and loading one runs the code inside it; say
     # true only for files you made or trust. A "linear" head (JSON and safetensors) never needs it.
+
+    @model_validator(mode="before")
+    @classmethod
+    def _threshold_of_a_logit(cls, values: Any) -> Any:
+        """A logit is a hit above 0, where a probability is one above 0.5."""
+        if not isinstance(values, dict) or values.get("kind") != "reward_model":
+            return values
+        return values if values.get("output") == "probability" else {"threshold": 0.0, **values}
 
 
 def _require_unique_heads(section, where: str):
@@ -157,6 +278,30 @@ class ReferencesConfig(Resources):
     rneg: str | None = None  # the more harmful reference; None = the same model as rpos
     micro_batch_tokens: PositiveInt = 4096  # tokens of one forward
     cache_size: NonNegativeInt = 100_000  # responses whose log-probs are remembered
+    follow: Literal["initial", "snapshot"] = "initial"  # snapshot = at every refresh of `interval` sampling the
+    # references load the weights that the samplers get: ref = p_t in iteration t of self-play (LD-Align, SPIN)
+
+
+class GuideConfig(Resources):
+    """LD-Align's guide: encoder of (prompt, answer) to a vector, decoder of the answer from prompt and vector. Made and
+    fitted anew in every iteration, from `run.seed`. All values are [choice]: the paper's public text leaves them open.
+    """
+
+    cpus: NonNegativeFloat = 0.1
+    backbone: str | None = None  # a causal LM with the policy's vocabulary, fine-tuned as encoder and as decoder (then
+    # set lr to about 1e-5); None = two small new transformers on the policy's own token embeddings, which stay frozen
+    width: PositiveInt = 128  # hidden size of the small transformers
+    layers: PositiveInt = 2  # of each of the two
+    heads: PositiveInt = 4  # attention heads of each
+    latent_size: PositiveInt = 64  # numbers in the vector
+    steps: PositiveInt = 200  # optimizer steps of one fit
+    groups_per_step: PositiveInt = 16  # prompts per optimizer step
+    micro_batch_tokens: PositiveInt = 2048  # tokens of one forward/backward
+    lr: PositiveFloat = 2e-3  # warmed up over the first tenth of the steps, then falling linearly to 0
+    zero_frac: Annotated[float, Field(ge=0, lt=1)] = 0.2  # share of answers fitted with a vector of zeros: else the
+    # decoder would never have met the zero-vector control that it is compared with
+    heldout_frac: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share of an iteration's prompts left out of the fit, for
+    # the comparison with the control
 
 
 class LoRAConfig(Section):
@@ -193,6 +338,8 @@ class EvaluationConfig(Section):
     heads: tuple[HeadConfig, ...] = ()  # judges of the answers; keep them apart from scorers.heads
     num_prompts: PositiveInt = 64  # held-out prompts answered
     num_benign: PositiveInt = 64  # benign prompts answered
+    choices_path: str | None = None  # multiple-choice rows {question, choices, answer}: does the model still know them?
+    num_choices_questions: PositiveInt = 500  # of those rows, at most this many (drawn with run.seed)
     max_new_tokens: PositiveInt = 64
     temperature: NonNegativeFloat = 0.0  # 0 = greedy
     bootstrap: PositiveInt = 2000  # resamples behind each 95 % interval
@@ -211,7 +358,8 @@ class DeadlinesConfig(Section):
     score_s: PositiveFloat = 120.0  # one call of a scorer
     reference_s: PositiveFloat = 600.0  # one call of a reference
     pull_s: PositiveFloat = 1800.0  # a learner waits for its batch
-    weights_s: PositiveFloat = 120.0  # a sampler loads and confirms new weights
+    weights_s: PositiveFloat = 120.0  # a sampler, or a reference that follows, loads and confirms new weights
+    guide_s: PositiveFloat = 1200.0  # the guide is fitted on one iteration and measures its distances
 
 
 class Config(Section):
@@ -224,8 +372,14 @@ class Config(Section):
     scorers: ScorersConfig = ScorersConfig()
     references: ReferencesConfig = ReferencesConfig()
     learners: LearnersConfig = LearnersConfig()
+    guide: GuideConfig = GuideConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     deadlines: DeadlinesConfig = DeadlinesConfig()
+
+    @property
+    def reward_head(self) -> str | None:
+        """The head whose scores the method trains on; None for a method without one."""
+        return self.method.model_dump().get("reward_head")
 
     @property
     def run_dir(self) -> Path:
@@ -251,7 +405,7 @@ class Config(Section):
                 f"{sampling.buffer_groups} has no room for a second step of learners.groups_per_step="
                 f"{learners.groups_per_step}; set it to at least {2 * learners.groups_per_step}."
             )
-        if sampling.min_samples > sampling.num_samples:
+        if 0 < sampling.num_samples < sampling.min_samples:
             raise ValueError(
                 f"sampling.min_samples={sampling.min_samples} exceeds sampling.num_samples={sampling.num_samples}."
             )
@@ -259,5 +413,60 @@ class Config(Section):
         if sampling.reward_gate and sampling.reward_gate.head not in heads:
             raise ValueError(
                 f"sampling.reward_gate.head={sampling.reward_gate.head!r} is not one of scorers.heads {heads}."
+            )
+        if LATENT_DISTANCE in heads:
+            raise ValueError(
+                f"scorers.heads: the name {LATENT_DISTANCE!r} is what the guide's distances are stored under; rename."
+            )
+        wanted = self.reward_head
+        if wanted is not None and wanted not in heads:
+            raise ValueError(
+                f"method.reward_head={wanted!r} is not one of scorers.heads {heads}: {self.method.name} ranks its "
+                "candidates by that score. Add the head (`negalign-ray train-reward` makes one), or name another."
+            )
+        return self
+
+    @property
+    def uses_guide(self) -> bool:
+        """LD-Align with constant weights is self-play without a guide."""
+        return isinstance(self.method, LDAlignConfig) and self.method.weight_mode != "constant"
+
+    @model_validator(mode="after")
+    def _iterations_hold(self):
+        """What self-play in iterations (a fixed snapshot for `refresh_every` steps) asks of the other sections."""
+        sampling, references, learners = self.sampling, self.references, self.learners
+        if references.follow == "snapshot":
+            if sampling.schedule != "interval":
+                raise ValueError(
+                    f"references.follow=snapshot with sampling.schedule={sampling.schedule}: references can only "
+                    "follow snapshots that stand for some steps; set sampling.schedule=interval or "
+                    "references.follow=initial."
+                )
+            own = [name for name in ("rpos", "rneg") if getattr(references, name) is not None]
+            if own:
+                raise ValueError(
+                    f"references.follow=snapshot would replace the model of references.{own[0]}="
+                    f"{getattr(references, own[0])}; set references.{own[0]}=null or references.follow=initial."
+                )
+        if not self.uses_guide:
+            return self
+        if sampling.schedule != "interval" or sampling.online_from_step:
+            raise ValueError(
+                f"method.name={self.method.name} fits its guide once per iteration of sampling.refresh_every "
+                f"steps, but sampling.schedule={sampling.schedule} and sampling.online_from_step="
+                f"{sampling.online_from_step}; set them to interval and 0 (see --preset ld_align), or "
+                "method.weight_mode=constant."
+            )
+        per_iteration = min(sampling.refresh_every, learners.steps) * learners.groups_per_step
+        if sampling.buffer_groups < per_iteration:
+            raise ValueError(
+                f"sampling.buffer_groups={sampling.buffer_groups} cannot hold one iteration, which the guide is fitted "
+                f"on as a whole: {per_iteration} groups (sampling.refresh_every={sampling.refresh_every} steps of "
+                f"learners.groups_per_step={learners.groups_per_step}); raise it, or lower sampling.refresh_every."
+            )
+        if self.guide.width % (2 * self.guide.heads):
+            raise ValueError(
+                f"guide.width={self.guide.width} does not split into guide.heads={self.guide.heads} heads of an even "
+                f"size; set it to a multiple of {2 * self.guide.heads}."
             )
         return self

@@ -51,11 +51,14 @@ METRICS: dict[str, Metric] = {
         "Not falling: nothing is learned; raise learners.lr. Falling by tens of nats within a few steps: lower it.",
     ),
     "learner/margin_nats": Metric(
-        "nats", "Anchor term minus negative term, the logit of the loss.", "Falling: the loss pushes the wrong way."
+        "nats",
+        "D2O: anchor term minus negative term, the logit of the loss. Pairwise methods: what the winner is ahead of "
+        "the loser, in the units of their loss (IPO: nats per token).",
+        "Falling: the loss pushes the wrong way.",
     ),
     "learner/positive_nats": Metric(
         "nats",
-        "DPO: weight times the mean summed log-ratio of the good answers to rpos.",
+        "DPO, IPO, SLiC, SPIN: beta times the mean summed log-ratio of the winners to rpos.",
         "Falling with the negatives.",
     ),
     "learner/negative_logratio_nats": Metric(
@@ -70,16 +73,80 @@ METRICS: dict[str, Metric] = {
     ),
     "learner/sample_logratio_nats": Metric(
         "nats",
-        "Mean summed log-ratio (policy to rneg) of the self-generated samples, without the method's weight.",
+        "Mean summed log-ratio of the self-generated samples (policy to rneg; DPO and SPIN: to rpos), without the "
+        "method's weight.",
         "Below about -5 and falling: likelihood is displaced to neither; lower learners.lr.",
     ),
+    "learner/rank_nats": Metric(
+        "nats/token",
+        "NEAT, RRHF, CLHA, PRO: ranking term.",
+        "Not falling: nothing is learned; raise learners.lr.",
+    ),
+    "learner/best_token_nll_nats": Metric(
+        "nats/token",
+        "NEAT, RRHF, CLHA, PRO: negative log-prob of the best candidate per token; its exponential is the perplexity.",
+        "Rising: diverging. Near 0: the model repeats itself, and its own answers are the best ones.",
+    ),
+    "learner/ranked_pairs_frac": Metric(
+        "0..1",
+        "NEAT, RRHF, CLHA, PRO: share of candidate pairs that the policy ranks as their rewards do.",
+        "Stays near 0.5: the ranking is not learned.",
+    ),
+    "learner/eligible_pairs_frac": Metric(
+        "0..1",
+        "CLHA: share of candidate pairs whose rewards differ by more than method.margin.",
+        "0: the margin does not fit the scale of the head, and CLHA is SFT alone.",
+    ),
+    "learner/active_pairs_frac": Metric(
+        "0..1", "CLHA: share of those pairs inside the hinge.", "0: every pair has its margin; nothing is ranked."
+    ),
+    "learner/sft_nats": Metric(
+        "nats", "CLHA, PRO: weighted likelihood term of the best candidate.", "Rising: diverging."
+    ),
+    "learner/sft_frac": Metric(
+        "0..1",
+        "CLHA: share of groups whose best reward is above method.sft_min_reward.",
+        "0: no answer is imitated; the threshold does not fit the scale of the head.",
+    ),
+    "learner/active_negative_pairs_frac": Metric(
+        "0..1",
+        "NEAT, RRHF: share of violated pairs among those whose worse side is a human or negative-prompted answer.",
+        "Near 0: bad answers are unlikely already and teach nothing, so the method is SFT on the best candidate.",
+    ),
+    "learner/negative_prompt_agreement_frac": Metric(
+        "0..1",
+        "NEAT: how often an answer to a negative prompt scores below an answer to a positive one.",
+        "Near 0.5: the model ignores the instructions, or the head cannot tell; use neat_pp, or another head.",
+    ),
     "learner/pair_accuracy_frac": Metric(
-        "0..1", "DPO: share of pairs whose good answer gained more than its bad one.", "Stays near 0.5: no learning."
+        "0..1",
+        "Pairwise methods: share of pairs whose winner gained more than its loser (IPO, SimPO: per token).",
+        "Stays near 0.5: no learning.",
     ),
     "learner/positive_nll_nats": Metric("nats", "SFT: mean negative log-prob of a good answer.", "Rising: diverging."),
-    "learner/positive_token_nll_nats": Metric("nats/token", "SFT: the same per token.", "Rising: diverging."),
+    "learner/positive_token_nll_nats": Metric(
+        "nats/token", "SFT, SimPO: mean negative log-prob of a good answer per token.", "Rising: diverging."
+    ),
+    "learner/negative_nll_nats": Metric(
+        "nats",
+        "GA, unlikelihood: mean negative log-prob of a bad answer.",
+        "Above 10 nats a token: the model is being destroyed; stop earlier, or lower learners.lr.",
+    ),
+    "learner/negative_token_nll_nats": Metric(
+        "nats/token", "GA, unlikelihood, SimPO: the same per token.", "Above 10: see learner/negative_nll_nats."
+    ),
     "learner/weight_frac": Metric(
         "0..1", "Mean gradient weight of the groups, 0.5 at the start.", "Near 0: groups are solved, steps are idle."
+    ),
+    "learner/distance": Metric(
+        "distance",
+        "LD-Align: mean latent distance of the step's own answers from the human ones.",
+        "0: the model answers as the humans did, or the guide tells nothing apart.",
+    ),
+    "learner/distance_weight": Metric(
+        "weight",
+        "LD-Align: mean weight of the step's pairs, 1 unless clipped.",
+        "Far below 1: a few pairs far away hold the mean up; raise method.max_weight.",
     ),
     "learner/grad_norm": Metric(
         "norm", "Gradient norm before clipping.", "Always above learners.max_grad_norm: every step is clipped."
@@ -102,7 +169,40 @@ METRICS: dict[str, Metric] = {
         "Mean absolute difference of per-token log-probs, sampler against learner, on the same tokens and weights.",
         "Above about 0.05 in float32 or 0.1 in bfloat16: the sampler runs other weights or another template.",
     ),
+    "learner/weight_change_norm": Metric(
+        "norm",
+        "2-norm of all trained weights minus what they were at the start (with LoRA: of the adapters).",
+        "Growing faster than the steps: the learning rate is too high. Flat: nothing is learned.",
+    ),
     "learner/version": Metric("count", "Weight version after this step.", "Not rising: the step was not applied."),
+    # behaviour: means over the step's groups of that kind of harm, before the step's update
+    "behaviour/{behaviour}/num_groups": Metric(
+        "groups", "Groups of this behaviour in the step.", "0 for many steps: it has too few rows to be learned."
+    ),
+    "behaviour/{behaviour}/negative_nats": Metric(
+        "nats",
+        "Mean summed log-ratio (policy to rpos) of the human negatives; log-prob for a method without references.",
+        "Falls for one behaviour only: the others are crowded out; balance the rows.",
+    ),
+    "behaviour/{behaviour}/positive_nats": Metric(
+        "nats", "The same of the human positives.", "Falling with the negatives: style is unlearned, not harm."
+    ),
+    "behaviour/{behaviour}/sample_nats": Metric(
+        "nats", "The same of the own samples.", "Falling: the model unlearns its own answers of this kind."
+    ),
+    "behaviour/{behaviour}/margin_nats": Metric(
+        "nats",
+        "Mean of the good answers minus mean of the bad ones (see docs/dynamics.md for which are which).",
+        "Near 0 while others rise: this behaviour is learned last; see `negalign-ray diagnose`.",
+    ),
+    "behaviour/{behaviour}/margin_per_token_nats": Metric(
+        "nats/token", "The same per token of each answer.", "Far from the order of margin_nats: length decides."
+    ),
+    "behaviour/{behaviour}/accuracy_frac": Metric(
+        "0..1",
+        "Share of pairs whose good answer is above the bad one; 0 before the first update, where all are equal.",
+        "Stays near 0.5: this behaviour is not learned.",
+    ),
     # sampler: sums and means over all samplers, per step
     "sampler/tokens_per_s": Metric(
         "tokens/s", "New tokens per busy second, all samplers.", "Low: few requests at once; see samplers.max_num_seqs."
@@ -129,6 +229,16 @@ METRICS: dict[str, Metric] = {
     "scorer/{head}_sample": Metric(
         "score", "Mean score of the step's own samples by this head.", "Rising for a harm head: training backfires."
     ),
+    "scorer/{head}_sample_positive": Metric(  # before {head}_positive, whose pattern it also fits
+        "score",
+        "The same of the samples asked for under a positive instruction (NEAT).",
+        "Near the negative-prompted ones' score: see learner/negative_prompt_agreement_frac.",
+    ),
+    "scorer/{head}_sample_negative": Metric(
+        "score",
+        "The same of the samples asked for under a negative instruction (NEAT).",
+        "Near the positive-prompted ones' score: see learner/negative_prompt_agreement_frac.",
+    ),
     "scorer/{head}_negative": Metric(
         "score",
         "Mean score of the step's human negatives by this head.",
@@ -143,6 +253,37 @@ METRICS: dict[str, Metric] = {
     "reference/busy_s": Metric("s", "Seconds spent on reference log-probs.", "Above learner/step_s: add references."),
     "reference/cache_hits_frac": Metric(
         "0..1", "Share of responses whose log-prob was remembered.", "0 after the first epoch: cache_size too small."
+    ),
+    # guide (LD-Align): in the row of an iteration's first step, over that iteration
+    "guide/fit_loss_nats": Metric(
+        "nats", "Reconstruction loss of the fit's last step, per pair.", "Far above the steps before: lower guide.lr."
+    ),
+    "guide/nll_nats": Metric(
+        "nats/token",
+        "Reconstruction of held-out answers by the guide's decoder from the encoder's vector.",
+        "Not below guide/control_nll_nats: the distances mean nothing; raise guide.steps or sampling.refresh_every.",
+    ),
+    "guide/control_nll_nats": Metric(
+        "nats/token", "The same from a vector of zeros: the control.", "Near ln of the vocabulary: nothing was fitted."
+    ),
+    "guide/gain_nats": Metric(
+        "nats/token",
+        "What the vector is worth on held-out answers: control minus reconstruction.",
+        "At or below 0: the distances mean nothing; raise guide.steps or sampling.refresh_every.",
+    ),
+    "guide/distance": Metric(
+        "distance", "Mean latent distance of the own answers from the human ones.", "0: all answers are the human's."
+    ),
+    "guide/distance_spread": Metric(
+        "ratio",
+        "Standard deviation of the distances over their mean.",
+        "Near 0: all weights are 1, and LD-Align is SPIN.",
+    ),
+    "guide/pairs": Metric(
+        "count", "Own answers with a distance in this iteration.", "A handful: the guide has nothing to learn from."
+    ),
+    "guide/busy_s": Metric(
+        "s", "Seconds of the fit and the distances.", "Above the time of training: lower guide.steps."
     ),
     # conductor: totals since the start, unless a rate
     "conductor/orders": Metric("count", "Orders issued so far.", "Far above trained: most work is thrown away."),
@@ -174,7 +315,11 @@ METRICS: dict[str, Metric] = {
     ),
 }
 
-_PATTERNS = {key: re.compile(re.escape(key).replace(r"\{head\}", "[a-z][a-z0-9_]*")) for key in METRICS if "{" in key}
+_PATTERNS = {
+    key: re.compile(re.escape(key).replace(r"\{head\}", "[a-z][a-z0-9_]*").replace(r"\{behaviour\}", "(?s:.+)"))
+    for key in METRICS
+    if "{" in key
+}
 
 
 def metric_for(key: str) -> Metric:
@@ -197,7 +342,8 @@ def catalogue_markdown() -> str:
         "",
         "Written to `runs/<name>/metrics.jsonl`, one JSON object per step, and as TensorBoard events beside it",
         "(`tensorboard --logdir runs`). Every row also holds `step` (optimizer steps done) and `time_s` (seconds since",
-        "the run began). A value that was NaN or infinite stands as `null`. `{head}` is the name of a reward head.",
+        "the run began). A value that was NaN or infinite stands as `null`. `{head}` is the name of a reward head,",
+        "`{behaviour}` what the data calls a kind of harm.",
         "This page is generated from the catalogue in `negalign_ray/metrics.py` by `make docs`.",
     ]
     role = None

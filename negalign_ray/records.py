@@ -6,6 +6,7 @@ Prompt --(conductor)--> Order --(sampler)--> Group --(scorer)--> Group --(refere
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 TokenIds = tuple[int, ...]
 
@@ -16,6 +17,13 @@ class Role(StrEnum):
     NEGATIVE = "negative"  # human-annotated: the model must not say this
     POSITIVE = "positive"  # human-annotated: a good answer
     SAMPLE = "sample"  # written by the policy itself
+
+
+class Polarity(StrEnum):
+    """What an instruction to sample under asks for: a good answer, or (NEAT) a bad one."""
+
+    POSITIVE = "positive"
+    NEGATIVE = "negative"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +39,8 @@ class Response:
     token_ids: TokenIds
     text: str
     instruction: str | None = None  # id of the instruction it was sampled under; None = bare prompt or human text
+    polarity: Polarity | None = None  # of that instruction; None = it has none
+    carried: bool = False  # from an earlier order of the prompt, kept in its candidate list (NEAT)
     context_ids: TokenIds | None = None  # prompt tokens it was sampled under
     weight_version: int | None = None  # learner version that wrote it; None for human text
     finish_reason: str | None = None  # "stop" | "length"; None for human text
@@ -58,6 +68,7 @@ class SampleRequest:
     context_ids: TokenIds
     seed: int
     instruction: str | None = None
+    polarity: Polarity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +97,8 @@ class Order:
     order_id: int
     prompt: Prompt
     requests: tuple[SampleRequest, ...]
-    attempt: int = 0  # how often it was re-issued after a drop or a failure
+    attempt: int = 0  # how often the prompt was tried before without a usable group
+    earlier: Any = None  # handle of the group whose own answers fill up the new one (methods that keep candidates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +111,8 @@ class Group:
 
     @property
     def weight_version(self) -> int | None:
-        """Oldest version that wrote one of the samples; None when the group holds human text only."""
-        return min((r.weight_version for r in self.responses if r.weight_version is not None), default=None)
+        """Oldest version that wrote a fresh sample, None when there is none; carried ones are old on purpose."""
+        return min((r.weight_version for r in self.fresh_samples if r.weight_version is not None), default=None)
 
     @property
     def num_tokens(self) -> int:
@@ -111,40 +123,85 @@ class Group:
     def samples(self) -> tuple[Response, ...]:
         return tuple(r for r in self.responses if r.role is Role.SAMPLE)
 
+    @property
+    def fresh_samples(self) -> tuple[Response, ...]:
+        return tuple(r for r in self.samples if not r.carried)
+
     def card(self) -> "GroupCard":
-        samples = self.samples
         return GroupCard(
             order_id=self.order_id,
             weight_version=self.weight_version,
             num_tokens=self.num_tokens,
-            sample_lengths=tuple(len(r.token_ids) for r in samples),
-            num_stopped=sum(r.finish_reason == "stop" for r in samples),
-            rewards=_mean_rewards(self.responses),
+            responses=tuple(ResponseCard.of(response) for response in self.responses),
         )
 
 
 @dataclass(frozen=True, slots=True)
+class ResponseCard:
+    """What is known of a response without its text and tokens."""
+
+    role: Role
+    num_tokens: int
+    polarity: Polarity | None = None
+    carried: bool = False
+    stopped: bool = False  # a sample that ended by itself
+    rewards: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, response: Response) -> "ResponseCard":
+        return cls(
+            role=response.role,
+            num_tokens=len(response.token_ids),
+            polarity=response.polarity,
+            carried=response.carried,
+            stopped=response.finish_reason == "stop",
+            rewards=response.rewards,
+        )
+
+    @property
+    def origin(self) -> str:
+        """negative, positive or sample; sample_positive or sample_negative under an instruction with a polarity."""
+        return f"{self.role}_{self.polarity}" if self.polarity else str(self.role)
+
+
+@dataclass(frozen=True, slots=True)
 class GroupCard:
-    """What the conductor knows of a group whose payload stays in the object store."""
+    """What the conductor, and every rank, knows of a group whose payload stays in the object store."""
 
     order_id: int
     weight_version: int | None
     num_tokens: int
-    sample_lengths: tuple[int, ...]
-    num_stopped: int  # samples that ended by themselves
-    rewards: Mapping[tuple[str, str], float]  # (head, role) -> mean over the group's responses of that role
+    responses: tuple[ResponseCard, ...]
+
+    @property
+    def fresh_samples(self) -> tuple[ResponseCard, ...]:
+        return tuple(card for card in self.responses if card.role is Role.SAMPLE and not card.carried)
 
     @property
     def num_samples(self) -> int:
-        return len(self.sample_lengths)
+        """Fresh ones: what the group's own order brought."""
+        return len(self.fresh_samples)
 
+    @property
+    def sample_lengths(self) -> tuple[int, ...]:
+        """Tokens of the fresh samples."""
+        return tuple(card.num_tokens for card in self.fresh_samples)
 
-def _mean_rewards(responses: tuple[Response, ...]) -> dict[tuple[str, str], float]:
-    scores: dict[tuple[str, str], list[float]] = {}
-    for response in responses:
-        for head, score in response.rewards.items():
-            scores.setdefault((head, str(response.role)), []).append(score)
-    return {key: sum(values) / len(values) for key, values in scores.items()}
+    @property
+    def num_stopped(self) -> int:
+        """Fresh samples that ended by themselves."""
+        return sum(card.stopped for card in self.fresh_samples)
+
+    @property
+    def rewards(self) -> dict[tuple[str, str], float]:
+        """(head, origin) -> mean over the group's responses of that origin, carried ones (older policies') left out."""
+        scores: dict[tuple[str, str], list[float]] = {}
+        for card in self.responses:
+            if card.carried:
+                continue
+            for head, score in card.rewards.items():
+                scores.setdefault((head, card.origin), []).append(score)
+        return {key: sum(values) / len(values) for key, values in scores.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from negalign_ray.errors import ConfigError
 from negalign_ray.settings import load_config
 
 HEAD = '{"name": "a", "kind": "python", "target": "m:f"}'
+ITERATIONS = ("sampling.schedule=interval", "sampling.online_from_step=0")
 CONTRADICTIONS = [
     (("learners.num=4", "learners.groups_per_step=2"), r"learners\.groups_per_step=2 gives some of the 4 ranks"),
     (("sampling.buffer_groups=8", "learners.groups_per_step=16"), r"sampling\.buffer_groups=8 cannot hold one step"),
@@ -14,8 +15,31 @@ CONTRADICTIONS = [
         r"sampling\.buffer_groups=20 has no room for a second step.*set it to at least 32",
     ),
     (("sampling.min_samples=12", "sampling.num_samples=11"), r"sampling\.min_samples=12 exceeds"),
+    (("sampling.num_samples=-1",), r"sampling\.num_samples=-1: must be greater than or equal to 0"),
     (('sampling.reward_gate={"head": "harm", "max_score": 0.5}',), r"reward_gate\.head='harm' is not one of"),
+    (
+        ('method={"name": "neat"}',),
+        r"method\.reward_head='reward' is not one of scorers\.heads \[\]: neat ranks .*train-reward",
+    ),
     ((f"scorers.heads=[{HEAD}, {HEAD}]",), r"scorers\.heads: the name 'a' is used twice"),
+    (("references.follow=snapshot",), r"references\.follow=snapshot with sampling\.schedule=online.*set .*interval"),
+    (
+        ("references.follow=snapshot", "sampling.schedule=interval", "references.rneg=other"),
+        r"would replace the model of references\.rneg=other; set references\.rneg=null",
+    ),
+    (('method={"name": "ld_align"}',), r"method\.name=ld_align fits its guide.*schedule=online.*--preset ld_align"),
+    (
+        ('method={"name": "ld_align"}', *ITERATIONS, "sampling.refresh_every=20"),
+        r"sampling\.buffer_groups=256 cannot hold one iteration.*: 320 groups \(sampling\.refresh_every=20 steps",
+    ),
+    (
+        ('method={"name": "ld_align"}', *ITERATIONS, "sampling.refresh_every=4", "guide.heads=5"),
+        r"guide\.width=128 does not split into guide\.heads=5.*multiple of 10",
+    ),
+    (
+        ('scorers.heads=[{"name": "latent_distance", "kind": "python", "target": "m:f"}]',),
+        r"'latent_distance' is what the guide's distances are stored under",
+    ),
 ]
 
 
@@ -29,3 +53,20 @@ def test_the_presets_fit_two_cores_by_default():
     config = load_config(preset="d2o")
     roles = (config.samplers, config.learners, config.scorers, config.references)
     assert sum(role.num * role.cpus for role in roles) <= 2.0
+
+
+def test_constant_weights_need_no_guide_and_nothing_that_a_guide_asks_for():
+    constant = 'method={"name": "ld_align", "weight_mode": "constant"}'
+    assert not load_config(preset="d2o", overrides=[constant]).uses_guide
+    assert load_config(preset="ld_align").uses_guide
+
+
+@pytest.mark.parametrize("preset", ["ld_align", "spin"])
+def test_self_play_presets_play_three_iterations_against_their_own_snapshots(preset):
+    config = load_config(preset=preset)
+    sampling = config.sampling
+    assert (sampling.schedule, sampling.online_from_step, sampling.num_samples) == ("interval", 0, 1)
+    assert sampling.instructions is None
+    assert config.learners.steps == 3 * sampling.refresh_every
+    assert config.references.follow == "snapshot"
+    assert (config.method.beta, config.learners.lr) == (0.1, 5e-7)

@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer
@@ -14,16 +15,18 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from negalign_ray import cli
-from negalign_ray.config import Config
+from negalign_ray.config import Config, MethodConfig
 from negalign_ray.loops.schedule import SamplingSchedule
-from negalign_ray.settings import dump_config, list_presets, load_config
+from negalign_ray.settings import dump_config, list_presets, load_config, load_reward_config
 from negalign_ray.settings.explain import all_settings
 from negalign_ray.settings.page import field_comments, settings_markdown
+from negalign_ray.settings.reward import RewardTrainingConfig
 from tests.test_layers import LAYERS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+METHOD_SECTIONS = get_args(get_args(MethodConfig)[0])
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -95,8 +98,13 @@ def documented_file(name: str, folder: Path) -> Path:
 @each_page
 def test_every_command_parses_and_its_settings_hold(page, tmp_path):
     for line in commands(page):
-        options = parse(line).options
+        parsed = parse(line)
+        options = parsed.options
         file = options.get("config") and documented_file(str(options["config"]), tmp_path)
+        if parsed.command == "train-reward":
+            preset = options["preset"] or (None if file else cli.DEFAULT_REWARD_PRESET)
+            load_reward_config(preset=preset, file=file, overrides=options["overrides"] or [])
+            continue
         preset = options.get("preset") or (None if file else cli.DEFAULT_PRESET)
         config = load_config(preset=preset, file=file, overrides=options.get("overrides") or [])
         assert isinstance(config, Config), line
@@ -192,7 +200,7 @@ def test_comments_are_read_beside_above_and_below_a_field():
     comments = field_comments(type(Config().scorers))
     assert comments["cpus"].startswith("Ray resource"), "inherited"
     head = field_comments(Config.model_fields["scorers"].annotation.model_fields["heads"].annotation.__args__[0])
-    assert head["target"].startswith("hf_classifier: model folder"), "above"
+    assert head["target"].startswith("reward_model: a folder made by"), "above"
     assert head["allow_pickle"].endswith("never needs it."), "goes on below"
     assert "true only" not in "".join(text for name, text in head.items() if name != "allow_pickle")
 
@@ -200,6 +208,8 @@ def test_comments_are_read_beside_above_and_below_a_field():
 @each_page
 def test_every_setting_in_the_text_exists(page):
     known, sections = set(all_settings()), set(Config.model_fields)
+    if page.name in ("configuration.md", "reward_models.md"):
+        known |= set(all_settings(RewardTrainingConfig))
     inner = {name.rsplit(".", 1)[0].removesuffix("[]") for name in known}
     for text in (part for code in INLINE.findall(prose(page)) for part in code.split()):
         name = text.partition("=")[0]
@@ -214,8 +224,14 @@ def test_defaults_in_tables_are_those_of_the_code(page):
     settings = all_settings()
     for table in re.findall(r"^\| setting \| default \|.*\n(?:\|.*\n)+", page.read_text(), re.MULTILINE):
         for name, default in re.findall(r"^\| `([\w.]+)` \| ([^|]+) \|", table, re.MULTILINE):
-            expected = settings[name].default if name in settings else None  # an optional section
-            assert yaml.safe_load(default.strip("` ")) == expected, name
+            section, _, key = name.partition(".")
+            if section == "method":  # each method has its own table and its own default
+                expected = [
+                    method.model_fields[key].default for method in METHOD_SECTIONS if key in method.model_fields
+                ]
+            else:
+                expected = [settings[name].default if name in settings else None]  # an optional section
+            assert yaml.safe_load(default.strip("` ")) in expected, name
 
 
 # Links, files, tests, figures

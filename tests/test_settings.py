@@ -44,7 +44,7 @@ def refusal(*overrides: str, **layers) -> str:
 
 def test_every_preset_loads_and_says_in_one_line_what_it_is():
     names = [preset.name for preset in list_presets()]
-    assert {"quickstart", "d2o", "dpo", "npo", "sft"} <= set(names)
+    assert {"quickstart", "d2o", "neat", "neat_pp", "dpo", "npo", "sft"} <= set(names)
     for preset in list_presets():
         assert load_config(preset=preset.name).run.name == preset.name
         assert 20 < len(preset.summary) <= 120, preset.name
@@ -162,7 +162,7 @@ def test_the_value_of_set_is_read_as_yaml(override, path, value):
         ("learners.num=two", "learners.num=two: must be a valid integer"),
         ("run.name=no", "run.name=false: must be a valid string; write text, in quotes"),
         ("learners=3", "learners=3: this is a section; set learners.cpus"),
-        ("method.name=ipo", "method.name=ipo: there is no such method; use one of 'd2o', 'dpo', 'npo', 'sft'."),
+        ("method.name=kto", "method.name=kto: there is no such method; use one of 'd2o', 'neat', "),
         ("learners.lr", "is not of the form section.key=value"),
         ("learners..lr=1", "is not of the form section.key=value"),
     ],
@@ -172,7 +172,8 @@ def test_a_wrong_setting_is_refused_with_its_name_value_and_remedy(override, exp
 
 
 def test_a_setting_of_another_method_says_whose_it_is():
-    expected = "method.beta=1: the chosen method has no such setting (it belongs to d2o, dpo, npo); drop it."
+    owners = "d2o, dpo, ipo, ld_align, npo, simpo, slic, spin"
+    expected = f"method.beta=1: the chosen method has no such setting (it belongs to {owners}); drop it."
     assert refusal("method.name=sft", "method.beta=1") == expected
 
 
@@ -227,7 +228,8 @@ def test_an_empty_file_changes_nothing(tmp_path):
 def test_every_setting_has_one_dotted_name():
     names = all_settings()
     assert {"learners.lora.r", "scorers.heads[].kind", "method.alpha", "sampling.reward_gate.head"} <= set(names)
-    assert names["method.beta"].owners == ("d2o", "dpo", "npo")
+    assert names["method.alpha"].owners == ("d2o",)
+    assert names["method.beta"].owners == ("d2o", "dpo", "ipo", "ld_align", "npo", "simpo", "slic", "spin")
     assert names["learners.lr"].owners == ()
 
 

@@ -2,9 +2,10 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 
@@ -33,19 +34,27 @@ def placements(plan: Plan) -> list[Placement]:
     num_references = config.references.num * len(plan.reference_pools)
     if num_references:
         roles.append(("reference", num_references, config.references))
+    if config.uses_guide:
+        roles.append(("guide", 1, config.guide))
     return [Placement(role, num, section.cpus, section.gpus, section.threads) for role, num, section in roles]
 
 
 @contextmanager
 def cluster(plan: Plan) -> Iterator[None]:
-    """Join the cluster of RAY_ADDRESS, or start one on this machine and stop it afterwards."""
+    """Join the cluster that this process is in or RAY_ADDRESS names, or start one here and stop it afterwards."""
+    with shared_cluster():
+        require_room(placements(plan))
+        yield
+
+
+@contextmanager
+def shared_cluster() -> Iterator[None]:
+    """One cluster for everything inside: a `cluster` or `shared_cluster` within it joins it and leaves it running."""
     if ray.is_initialized():
-        _require_room(plan)
         yield
         return
     start_ray()
     try:
-        _require_room(plan)
         yield
     finally:
         stop_ray()
@@ -59,7 +68,7 @@ def start_ray() -> None:
     """A local cluster is token-authenticated (see the package's __init__), logs to files, its dashboard on loopback."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # actors that ask for no GPU keep seeing them
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
     else:
@@ -68,10 +77,11 @@ def start_ray() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _require_room(plan: Plan) -> None:
+def require_room(places: Sequence[Placement]) -> None:
+    """PlacementError unless the cluster could hold all of them at once."""
     total = ray.cluster_resources()
     for resource, attribute in (("CPU", "cpus"), ("GPU", "gpus")):
-        wanted = {p.role: p.num * getattr(p, attribute) for p in placements(plan)}
+        wanted = {p.role: p.num * getattr(p, attribute) for p in places}
         there = total.get(resource, 0.0)
         if sum(wanted.values()) > there + 1e-9:
             parts = ", ".join(f"{role}s {amount:g}" for role, amount in wanted.items() if amount)

@@ -13,6 +13,7 @@ from negalign_ray.actors.fleet import RayFleet
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.processes import open_log
 from negalign_ray.errors import NegalignError, StallError
+from negalign_ray.loops.candidates import CandidateLists
 from negalign_ray.loops.merge import merge_reports
 from negalign_ray.loops.orders import OrderFactory
 from negalign_ray.loops.roles import Batch, StepReport
@@ -36,7 +37,7 @@ class Status:
     fatal: NegalignError | None
 
 
-@ray.remote(num_cpus=0, max_concurrency=256)
+@ray.remote(num_cpus=0, max_concurrency=256)  # type: ignore[call-overload]  # Ray's overloads lack it
 class Conductor:
     def __init__(self, plan: Plan) -> None:
         config = plan.config
@@ -56,7 +57,7 @@ class Conductor:
 
         orders = OrderFactory(
             plan.data.train,
-            instructions=[(instruction.id, instruction.text) for instruction in plan.instructions],
+            instructions=plan.instructions,
             num_samples=plan.num_samples,
             seed=config.run.seed,
             context_ids=context_ids,
@@ -64,14 +65,15 @@ class Conductor:
         self._orders = orders
         self._rollout: Rollout | None = None
         self._reports: dict[int, list[StepReport]] = {}
-        self._step, self._last_metrics = 0, {}
+        self._step = 0
+        self._last_metrics: dict[str, float] = {}
         self._learner_error: NegalignError | None = None
         self._started_s = time.perf_counter()
 
     async def ready(self) -> bool:
         """Waits for every role; the rollout loop itself waits for `start`."""
         await asyncio.to_thread(self._fleet.wait_until_ready)
-        config = self._config
+        config, kept = self._config, self._plan.candidates
         self._rollout = Rollout(
             fleet=self._fleet,
             orders=self._orders,
@@ -80,7 +82,10 @@ class Conductor:
             num_steps=config.learners.steps,
             orders_per_wave=config.samplers.orders_per_call,
             wants_scores=bool(config.scorers.heads),
-            wants_references=self._plan.method.needs.references,
+            wants_references=self._plan.needs.references,
+            references_follow=config.references.follow == "snapshot",
+            wants_guide=config.uses_guide,
+            candidates=CandidateLists(max_lists=kept.max_lists) if kept else None,
         )
         return True
 

@@ -12,10 +12,11 @@ from safetensors import safe_open
 
 from negalign_ray.actors.cluster import placements
 from negalign_ray.actors.plan import Plan
-from negalign_ray.config import LearnersConfig
+from negalign_ray.config import GuideConfig, LearnersConfig
 
 GIB = 1024**3
 BYTES = {"bfloat16": 2, "float32": 4}
+GUIDE_LOGIT_TOKENS = 2048  # answer tokens whose exponentials wait for backward
 PROCESS_BYTES = 600 * 2**20  # an idle process with torch and its role's library loaded, measured on Linux
 
 
@@ -23,6 +24,7 @@ PROCESS_BYTES = 600 * 2**20  # an idle process with torch and its role's library
 class ModelSize:
     num_params: int
     vocab_size: int
+    hidden_size: int = 0  # 0 = not told by its config.json
 
     @classmethod
     def of(cls, folder: Path) -> "ModelSize":
@@ -32,7 +34,7 @@ class ModelSize:
             with safe_open(path, framework="np") as file:
                 num_params += sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
         config = json.loads((folder / "config.json").read_text())
-        return cls(num_params, config["vocab_size"])
+        return cls(num_params, config["vocab_size"], config.get("hidden_size", 0))
 
 
 def learner_bytes(size: ModelSize, config: LearnersConfig, dtype: str) -> int:
@@ -53,6 +55,18 @@ def learner_bytes(size: ModelSize, config: LearnersConfig, dtype: str) -> int:
     return ceil(per_rank + logits) + PROCESS_BYTES
 
 
+def guide_bytes(config: GuideConfig, policy: ModelSize) -> int:
+    """Encoder and decoder under AdamW in float32 (16 bytes a parameter), frozen embeddings, one chunk of logits."""
+    if config.backbone is not None:
+        fitted, frozen = 2 * ModelSize.of(Path(config.backbone)).num_params, 0
+    else:
+        per_layer = (4 + 3 * 4) * config.width**2  # attention, and a gated unit of four times the width
+        hidden_size = policy.hidden_size
+        fitted = 2 * (config.layers * per_layer + 2 * config.width * hidden_size + config.width * config.latent_size)
+        frozen = policy.vocab_size * hidden_size
+    return 16 * fitted + 4 * frozen + 2 * 4 * GUIDE_LOGIT_TOKENS * policy.vocab_size + PROCESS_BYTES
+
+
 def role_bytes(plan: Plan) -> dict[str, int]:
     """Bytes per actor of each role (an estimate: activations and caches of libraries are left out)."""
     config, size = plan.config, ModelSize.of(plan.model_path)
@@ -63,6 +77,7 @@ def role_bytes(plan: Plan) -> dict[str, int]:
         "learner": learner_bytes(size, config.learners, plan.learner_dtype),
         "scorer": PROCESS_BYTES,
         "reference": weights + PROCESS_BYTES,
+        "guide": guide_bytes(plan.config.guide, size),
     }
 
 
@@ -111,6 +126,11 @@ def batch_lines(plan: Plan) -> list[str]:
             f"sampling: {plan.num_samples} answers a prompt, up to {sampling.max_new_tokens} tokens each, under "
             f"{len(plan.instructions) or 'no'} instructions; {_schedule_words(plan)}"
         )
+    if plan.candidates:
+        lines.append(
+            f"candidates: the newest {max(plan.candidates.max_candidates, plan.num_samples)} own answers of a prompt; "
+            f"those of its earlier passes fill up this step's {plan.num_samples}"
+        )
     return lines
 
 
@@ -118,7 +138,8 @@ def _schedule_words(plan: Plan) -> str:
     sampling = plan.config.sampling
     start = f"initial model before step {sampling.online_from_step}, then " if sampling.online_from_step else ""
     if sampling.schedule == "interval":
-        return f"{start}a new snapshot every {sampling.refresh_every} steps"
+        follow = ", which the references follow" if plan.config.references.follow == "snapshot" else ""
+        return f"{start}a new snapshot every {sampling.refresh_every} steps{follow}"
     if sampling.staleness == 0:
         return f"{start}strictly on-policy (sampling and training alternate)"
     return f"{start}at most {sampling.staleness} step(s) old (sampling and training overlap)"

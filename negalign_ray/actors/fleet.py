@@ -4,20 +4,25 @@ Payloads pass from actor to actor by object reference. Each call returns a small
 the conductor reads, and one object per group, which it does not.
 """
 
+import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
 
+from negalign_ray.actors.guide import Guide
 from negalign_ray.actors.plan import Plan
-from negalign_ray.actors.processes import actor_options, wait_until_ready, within
+from negalign_ray.actors.processes import actor_options, start_actor, wait_until_ready, within
 from negalign_ray.actors.reference import Reference
 from negalign_ray.actors.sampler import Sampler
 from negalign_ray.actors.scorer import Scorer
-from negalign_ray.errors import RoleError, ScoreError
+from negalign_ray.errors import NonFiniteError, RoleError, ScoreError
 from negalign_ray.loops.buffer import Handle
+from negalign_ray.loops.fitting import control_warning
 from negalign_ray.loops.roles import StageResult
 from negalign_ray.records import Generation, Group, Order, SampleRequest, SamplingSpec, WeightReceipt
 
@@ -57,70 +62,117 @@ class RayFleet:
             "scorer", lambda rank: _make_scorer(plan, rank), config.scorers.num if config.scorers.heads else 0
         )
         self._references = [
-            Pool("reference", lambda rank, names=names: _make_reference(plan, names, rank), config.references.num)
+            Pool("reference", partial(_make_reference, plan, names), config.references.num)
             for names in plan.reference_pools
         ]
+        self._guides = Pool("guide", lambda rank: _make_guide(plan, rank), 1 if config.uses_guide else 0)
+        self._snapshot: tuple[Any, int] | None = None  # weights and version that the references follow; None = initial
         self.num_samplers = config.samplers.num
         self._versions = [0] * self.num_samplers
 
     def wait_until_ready(self) -> None:
         calls: dict[str, Any] = {}
-        for pool in (self._samplers, self._scorers):
+        for pool in (self._samplers, self._scorers, self._guides):
             calls |= pool.ready_calls()
         for number, pool in enumerate(self._references):
             calls |= {f"reference{number}-{name.split('-')[1]}": call for name, call in pool.ready_calls().items()}
         wait_until_ready(calls, deadline_s=self._deadlines.start_s)
 
     def kill(self) -> None:
-        for pool in (self._samplers, self._scorers, *self._references):
+        for pool in (self._samplers, self._scorers, self._guides, *self._references):
             pool.kill()
 
     # -- Fleet -------------------------------------------------------------------------------------------------
 
     async def sample(self, rank: int, orders: Sequence[Order]) -> StageResult:
-        head, *groups = self._samplers.actors[rank].sample.options(num_returns=len(orders) + 1).remote(orders)
+        # As arguments of their own, earlier groups arrive by value: this process stays the one owner of every group.
+        earlier = [order.earlier.ref if order.earlier else None for order in orders]
+        bare = [replace(order, earlier=None) for order in orders]
+        call = self._samplers.actors[rank].sample.options(num_returns=len(orders) + 1)
+        head, *groups = call.remote(bare, *earlier)
         return _as_result(await self._within("sample_s", head, "sampler", rank), groups)
 
     async def hold(self, groups: Sequence[Group]) -> StageResult:
         return StageResult(tuple(Handle(ray.put(group), group.card()) for group in groups), busy_s=0.0)
 
     async def score(self, handles: Sequence[Handle]) -> StageResult:
-        """A scorer that died is replaced and asked once more; heads retry by themselves before they give up."""
-        rank = self._scorers.next_rank()
-        for attempt in range(2):
-            call = self._scorers.actors[rank].score.options(num_returns=len(handles) + 1)
-            head, *groups = call.remote(*(handle.ref for handle in handles))
-            try:
-                return _as_result(await self._within("score_s", head, "scorer", rank), groups)
-            except ScoreError:
-                raise
-            except RoleError as error:
-                self._scorers.replace(rank)
-                if attempt:
-                    raise ScoreError(error.reason, role="scorer", rank=rank) from error
-                log.warning("%s; replaced, asking again", error)
-        raise AssertionError("unreachable")
+        """A scorer that fails twice is no reason to end the run: the groups are dropped and counted."""
+        try:
+            return await self._completed(self._scorers, handles, method="score", setting="score_s")
+        except ScoreError:
+            raise
+        except RoleError as error:
+            raise ScoreError(error.reason, role="scorer", rank=error.rank) from error
 
     async def price(self, handles: Sequence[Handle]) -> StageResult:
         """Each pool fills in its own references; with two models the groups pass through both."""
         busy_s, num_tokens = 0.0, 0
         for pool in self._references:
-            result = await self._price_in(pool, handles)
+            result = await self._completed(
+                pool, handles, method="price", setting="reference_s", version=self._reference_version
+            )
             handles, busy_s, num_tokens = result.handles, busy_s + result.busy_s, num_tokens + result.num_tokens
         return StageResult(tuple(handles), busy_s, num_tokens)
 
-    async def _price_in(self, pool: Pool, handles: Sequence[Handle]) -> StageResult:
+    async def guide(self, handles: Sequence[Handle]) -> StageResult:
+        result = await self._completed(self._guides, handles, method="guide", setting="guide_s")
+        warning = control_warning(result.figures)
+        if warning is not None:
+            log.warning("%s", warning)
+        return result
+
+    async def _completed(
+        self, pool: Pool, handles: Sequence[Handle], *, method: str, setting: str, **arguments: Any
+    ) -> StageResult:
+        """The groups with what one actor of the pool adds to them. One that died or stalled is replaced and its
+        successor asked once more; a head that gave up is not asked again, because it retries by itself, and neither is
+        a fit that diverged, because it would again."""
         rank = pool.next_rank()
         for attempt in range(2):
-            call = pool.actors[rank].price.options(num_returns=len(handles) + 1)
-            head, *groups = call.remote(*(handle.ref for handle in handles))
+            actor = pool.actors[rank]
+            call = getattr(actor, method).options(num_returns=len(handles) + 1)
+            head, *groups = call.remote(*(handle.ref for handle in handles), **arguments)
             try:
-                return _as_result(await self._within("reference_s", head, "reference", rank), groups)
+                return _as_result(await self._within(setting, head, pool.role, rank), groups)
+            except (ScoreError, NonFiniteError):
+                raise
+            except RoleError as error:
+                if pool.actors[rank] is actor:  # else another wave met the same failure first
+                    self._renew(pool, rank)
+                if attempt:
+                    raise
+                log.warning("%s; replaced, asking again", error)
+        raise AssertionError("unreachable")
+
+    def _renew(self, pool: Pool, rank: int) -> None:
+        """A new actor in the place of a failed one; a reference that follows gets the snapshot before any other call.
+
+        Should that load fail, the reference refuses to price (see Reference.price), and the run ends with its reason.
+        """
+        pool.replace(rank)
+        if pool.role == "reference" and self._snapshot is not None:
+            pool.actors[rank].load_weights.remote(self._snapshot[0])
+
+    @property
+    def _reference_version(self) -> int:
+        return 0 if self._snapshot is None else self._snapshot[1]
+
+    async def follow(self, weights: Any, version: int) -> float:
+        self._snapshot = (weights, version)
+        ranks = [(pool, rank) for pool in self._references for rank in range(len(pool.actors))]
+        return max(await asyncio.gather(*(self._follow(pool, rank, weights) for pool, rank in ranks)), default=0.0)
+
+    async def _follow(self, pool: Pool, rank: int, weights: Any) -> float:
+        for attempt in range(2):
+            call = pool.actors[rank].load_weights.remote(weights)
+            try:
+                return (await self._within("weights_s", call, "reference", rank)).seconds
             except RoleError as error:
                 if attempt:
                     raise
-                log.warning("%s; restarted, call repeated", error)
+                log.warning("%s; replacing it", error)
                 pool.replace(rank)
+                await self._within("start_s", pool.actors[rank].ready.remote(), "reference", rank)
         raise AssertionError("unreachable")
 
     async def load_weights(self, rank: int, weights: Any, version: int) -> WeightReceipt:
@@ -149,28 +201,42 @@ class RayFleet:
 
 
 def _as_result(head: tuple, refs: Sequence[Any]) -> StageResult:
-    cards, busy_s, num_tokens = head
-    return StageResult(tuple(Handle(ref, card) for ref, card in zip(refs, cards, strict=True)), busy_s, num_tokens)
+    cards, busy_s, num_tokens, *figures = head
+    handles = tuple(Handle(ref, card) for ref, card in zip(refs, cards, strict=True))
+    return StageResult(handles, busy_s, num_tokens, *figures)
 
 
 def make_sampler(plan: Plan, rank: int) -> ActorHandle:
     config = plan.config
     options = actor_options(config.samplers, name=f"{config.run.name}/sampler-{rank}")
-    return Sampler.options(**options).remote(
-        config, rank=rank, model_path=str(plan.model_path), dtype=plan.sampler_dtype, stop_ids=plan.stop_ids
+    return start_actor(
+        Sampler,
+        options,
+        config,
+        rank=rank,
+        model_path=str(plan.model_path),
+        dtype=plan.sampler_dtype,
+        stop_ids=plan.stop_ids,
+        max_candidates=plan.candidates.max_candidates if plan.candidates else 0,
     )
 
 
 def _make_scorer(plan: Plan, rank: int) -> ActorHandle:
     config = plan.config
     options = actor_options(config.scorers, name=f"{config.run.name}/scorer-{rank}", max_concurrency=64)
-    return Scorer.options(**options).remote(config, heads=config.scorers.heads, rank=rank)
+    return start_actor(Scorer, options, config, heads=config.scorers.heads, rank=rank)
 
 
 def _make_reference(plan: Plan, names: tuple[str, ...], rank: int) -> ActorHandle:
     config = plan.config
     options = actor_options(config.references, name=f"{config.run.name}/reference-{names[0]}-{rank}")
     path = plan.reference_pools[names]
-    return Reference.options(**options).remote(
-        config, names=names, rank=rank, model_path=str(path), dtype=plan.sampler_dtype
+    return start_actor(
+        Reference, options, config, names=names, rank=rank, model_path=str(path), dtype=plan.sampler_dtype
     )
+
+
+def _make_guide(plan: Plan, rank: int) -> ActorHandle:
+    config = plan.config
+    options = actor_options(config.guide, name=f"{config.run.name}/guide-{rank}")
+    return start_actor(Guide, options, config, rank=rank, model_path=str(plan.model_path))

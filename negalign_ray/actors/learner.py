@@ -42,7 +42,7 @@ def make_trainer(plan: Plan, conductor: Any) -> TorchTrainer:
         run_config=ray.train.RunConfig(
             name="ray_train",
             storage_path=str(plan.config.run_dir.resolve()),
-            worker_runtime_env={"env_vars": environment},
+            worker_runtime_env={"env_vars": environment},  # type: ignore[call-arg]  # mypy sees the one of Train V1
         ),
     )
 
@@ -80,6 +80,8 @@ def _train_and_export(plan: Plan, conductor: Any, *, rank: int, world_size: int)
         rank=rank,
         world_size=world_size,
         save_samples=SampleLog(config.run_dir, rank=rank).write,
+        reward=plan.reward,
+        weight_change_sq=engine.weight_change_sq,
     )
     steps_done = loop.run()
     engine.export(config.run_dir / "model", tokenizer_folder=plan.model_path)

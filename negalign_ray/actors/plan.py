@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from negalign_ray.config import Config
+from negalign_ray.config import LATENT_DISTANCE, Config, NEATConfig
 from negalign_ray.data.chat import ChatTokenizer, load_chat
+from negalign_ray.data.choices import ChoiceQuestion, load_choices
 from negalign_ray.data.instructions import BenignRow, Instruction, load_benign, load_instructions
 from negalign_ray.data.load import LoadedData, load_prompts
+from negalign_ray.errors import ConfigError
 from negalign_ray.methods import METHODS, Method, Needs
-from negalign_ray.models.dtype import resolve_dtype
+from negalign_ray.methods.groups import RewardSource
+from negalign_ray.models.dtype import ComputeDtype, resolve_dtype
 from negalign_ray.models.packaged import resolve_model
 from negalign_ray.records import Role
 from negalign_ray.rewards import check_head
@@ -20,11 +23,12 @@ class Plan:
     model_path: Path
     rpos_path: Path
     rneg_path: Path
-    sampler_dtype: str
-    learner_dtype: str
+    sampler_dtype: ComputeDtype
+    learner_dtype: ComputeDtype
     stop_ids: tuple[int, ...]
     data: LoadedData
     benign: tuple[BenignRow, ...]
+    choices: tuple[ChoiceQuestion, ...]
     instructions: tuple[Instruction, ...]
 
     @property
@@ -32,14 +36,37 @@ class Plan:
         return METHODS[self.config.method.name]
 
     @property
+    def needs(self) -> Needs:
+        return self.method.needs(self.config.method)
+
+    @property
+    def reward(self) -> RewardSource | None:
+        """What the method trains on; None for a method without rewards. LD-Align reads the guide's distances."""
+        if self.config.uses_guide:
+            return RewardSource(LATENT_DISTANCE)
+        if not self.needs.reward:
+            return None
+        head = next(head for head in self.config.scorers.heads if head.name == self.config.reward_head)
+        return RewardSource(head.name, sign=-1.0 if head.direction == "harm" else 1.0)
+
+    @property
+    def candidates(self) -> NEATConfig | None:
+        """How long candidate lists are, and how many; None for a method that trains on each answer once."""
+        method = self.config.method
+        if not self.needs.candidates:
+            return None
+        assert isinstance(method, NEATConfig), f"{method.name} keeps candidates without settings for them"
+        return method
+
+    @property
     def num_samples(self) -> int:
-        """K, or 0 for a method that needs no answers of the model's own."""
-        return self.config.sampling.num_samples if self.method.needs.samples else 0
+        """K, or 0 for a method that trains on no answers of the model's own."""
+        return 0 if self.needs.samples == "unused" else self.config.sampling.num_samples
 
     @property
     def reference_pools(self) -> dict[tuple[str, ...], Path]:
         """Which references share a pool of actors: one pool when rpos and rneg are one model, else two."""
-        if not self.method.needs.references:
+        if not self.needs.references:
             return {}
         if self.rpos_path == self.rneg_path:
             return {("rpos", "rneg"): self.rpos_path}
@@ -51,15 +78,15 @@ class Plan:
 
 def make_plan(config: Config) -> Plan:
     """Checks all that can be checked without starting anything. Raises ConfigError, ModelError or DataError."""
-    # Ray's workers do not share the driver's working directory, so a relative path would name other folders there.
-    config = config.model_copy(update={"run": config.run.model_copy(update={"dir": config.run.dir.resolve()})})
+    config = with_absolute_dir(config)
     model_path = resolve_model(config.model.path).resolve()
     rpos_path = resolve_model(config.references.rpos).resolve() if config.references.rpos else model_path
     rneg_path = resolve_model(config.references.rneg).resolve() if config.references.rneg else rpos_path
+    config = _with_backbone(config, model_path)
     for head in (*config.scorers.heads, *config.evaluation.heads):
         check_head(head)
     chat = load_chat(model_path, template=config.model.chat_template)
-    data = load_prompts(config.data, chat, seed=config.run.seed, needs=needed_roles(METHODS[config.method.name].needs))
+    data = load_prompts(config.data, chat, seed=config.run.seed, needs=needed_roles(config))
     return Plan(
         config=config,
         model_path=model_path,
@@ -70,12 +97,37 @@ def make_plan(config: Config) -> Plan:
         stop_ids=chat.end_ids,
         data=data,
         benign=load_benign(config.data.benign_path),
+        choices=load_choices(config.evaluation.choices_path, chat, limits=config.data),
         instructions=load_instructions(config.sampling.instructions),
     )
 
 
-def needed_roles(needs: Needs) -> frozenset[Role]:
-    """Human responses that every training prompt must have."""
+def _with_backbone(config: Config, model_path: Path) -> Config:
+    """The guide's backbone as a folder, checked; ModelError when it does not read the policy's tokens."""
+    if not config.uses_guide or config.guide.backbone is None:
+        return config
+    from negalign_ray.models.guide import require_same_tokens  # seconds of imports for a rare setting
+
+    backbone = resolve_model(config.guide.backbone).resolve()
+    require_same_tokens(backbone, model_path)
+    return config.model_copy(update={"guide": config.guide.model_copy(update={"backbone": str(backbone)})})
+
+
+def with_absolute_dir(config: Config) -> Config:
+    """Ray's workers do not share the driver's working directory, so a relative path would name other folders there."""
+    return config.model_copy(update={"run": config.run.model_copy(update={"dir": config.run.dir.resolve()})})
+
+
+def needed_roles(config: Config) -> frozenset[Role]:
+    """Human responses that every training prompt must have. ConfigError: a method of samples, but none are drawn."""
+    method, num_samples = config.method, config.sampling.num_samples
+    needs = METHODS[method.name].needs(method)
+    if needs.samples == "required" and num_samples == 0:
+        raise ConfigError(
+            f"sampling.num_samples=0, but method.name={method.name} trains on the model's own answers; set 1 or more."
+        )
+    if needs.samples == "optional" and num_samples == 0:
+        return frozenset({Role.NEGATIVE, Role.POSITIVE})  # the human answers are all that there is to rank
     return frozenset(
         role for role, needed in ((Role.NEGATIVE, needs.negatives), (Role.POSITIVE, needs.positives)) if needed
     )

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Awaitable
+import threading
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ def actor_options(resources: Resources, *, name: str, **more: Any) -> dict[str, 
         "runtime_env": {"env_vars": thread_environment(threads)},
         **more,
     }
+
+
+def start_actor(role: Any, options: Mapping[str, Any], *arguments: Any, **settings: Any) -> Any:
+    """An actor of the class `role`, which is under `@ray.remote`; type checkers do not see what that makes of it."""
+    return role.options(**options).remote(*arguments, **settings)
 
 
 def thread_environment(threads: str) -> dict[str, str]:
@@ -101,3 +107,28 @@ def split_name(name: str) -> tuple[str, int]:
     """ "sampler-2" -> ("sampler", 2)"""
     role, _, rank = name.rpartition("-")
     return role, int(rank)
+
+
+class Background:
+    """Runs a call in a thread, so that the main thread can watch it and receive Ctrl-C."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.error: BaseException | None = None
+        # Not Thread.join: interrupted by Ctrl-C, it marks a running thread as ended (CPython 3.11 and 3.12).
+        self._done = threading.Event()
+        threading.Thread(target=self._run, args=(call,), daemon=True, name="learners").start()
+
+    @property
+    def is_running(self) -> bool:
+        return not self._done.is_set()
+
+    def wait(self, seconds: float) -> None:
+        self._done.wait(seconds)
+
+    def _run(self, call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self._done.set()

@@ -8,7 +8,6 @@ plan --> cluster --> conductor (samplers, scorers, references) --> learners --> 
 import json
 import logging
 import shutil
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,11 +20,11 @@ from rich.console import RenderableType
 from negalign_ray.actors.cluster import cluster
 from negalign_ray.actors.conductor import Conductor, Status
 from negalign_ray.actors.dry_run import describe
-from negalign_ray.actors.evaluator import Answered, Evaluation
+from negalign_ray.actors.evaluator import SIDES_FILE, Answered, Evaluation
 from negalign_ray.actors.fleet import make_sampler
 from negalign_ray.actors.learner import make_trainer
 from negalign_ray.actors.plan import Plan, make_plan
-from negalign_ray.actors.processes import typed, wait_until_ready
+from negalign_ray.actors.processes import Background, start_actor, typed, wait_until_ready
 from negalign_ray.config import Config
 from negalign_ray.errors import ConfigError, NegalignError, RoleError
 from negalign_ray.settings import dump_config
@@ -39,11 +38,12 @@ def ignore_status(phase: str, status: Status | None) -> None:
     """For callers that watch nothing."""
 
 
-def train(config: Config, *, on_status: OnStatus = ignore_status) -> dict[str, Any]:
+def train(config: Config, *, on_status: OnStatus = ignore_status, base_cache: Path | None = None) -> dict[str, Any]:
     """Align a model and return the summary that also stands in <run>/summary.json.
 
     Everything that can be checked is checked before Ray starts. Ctrl-C ends the run after the step under way: the model
-    and the figures of what was learned so far are kept.
+    and the figures of what was learned so far are kept. Runs from the same model may share a folder `base_cache`, so
+    that it is evaluated once.
     """
     on_status("checking", None)
     plan = make_plan(config)
@@ -51,7 +51,7 @@ def train(config: Config, *, on_status: OnStatus = ignore_status) -> dict[str, A
     create_run_dir(config)
     started_s = time.perf_counter()
     with cluster(plan):
-        summary = _Run(plan, on_status).execute()
+        summary = _Run(plan, on_status, base_cache).execute()
     summary["wall_s"] = time.perf_counter() - started_s
     write_summary(config.run_dir, summary)
     return summary
@@ -110,7 +110,7 @@ def create_run_dir(config: Config) -> None:
     (run_dir / "config.yaml").write_text(dump_config(config))
 
 
-RESULTS = ("metrics.jsonl", "summary.json", "samples", "logs", "model", "ray_train", "tensorboard")
+RESULTS = ("metrics.jsonl", "summary.json", SIDES_FILE, "samples", "logs", "model", "ray_train", "tensorboard")
 
 
 def _delete_results(run_dir: Path) -> None:
@@ -130,14 +130,16 @@ def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
 
 
 class _Run:
-    def __init__(self, plan: Plan, on_status: OnStatus) -> None:
+    def __init__(self, plan: Plan, on_status: OnStatus, base_cache: Path | None) -> None:
         self._plan, self._config, self._on_status = plan, plan.config, on_status
-        self._evaluation = Evaluation(plan, base_path=plan.model_path) if plan.config.evaluation.enabled else None
+        self._evaluation = None
+        if plan.config.evaluation.enabled:
+            self._evaluation = Evaluation(plan, base_path=plan.model_path, cache_dir=base_cache)
         self._conductor: Any = None
 
     def execute(self) -> dict[str, Any]:
         self._on_status("starting", None)
-        self._conductor = Conductor.options(name=f"{self._config.run.name}/conductor").remote(self._plan)
+        self._conductor = start_actor(Conductor, {"name": f"{self._config.run.name}/conductor"}, self._plan)
         try:
             wait_until_ready({"conductor-0": self._conductor.ready.remote()}, deadline_s=self._config.deadlines.start_s)
             summary = self._evaluate_train_evaluate()
@@ -156,11 +158,11 @@ class _Run:
             ray.kill(self._conductor)
 
     def _evaluate_train_evaluate(self) -> dict[str, Any]:
-        trainer = _Background(make_trainer(self._plan, self._conductor).fit)  # starts up while `before` is measured
+        trainer = Background(make_trainer(self._plan, self._conductor).fit)  # starts up while `before` is measured
         before = None
         if self._evaluation:
             self._on_status("evaluating before", None)
-            before = self._evaluation.answer(self._generate)
+            before = self._evaluation.answer_base(self._generate)
         self._call("start")
         self._watch(trainer)
         status = self._status()
@@ -170,10 +172,12 @@ class _Run:
             self._on_status("evaluating after", status)
             self._call("wait_for_version", status.step)
             after = self._evaluation.answer(self._generate)
-            summary = self._evaluation.compare(before, after, policy_path=model_path)
+            summary = self._evaluation.compare(
+                before, after, policy_path=model_path, save_as=self._config.run_dir / SIDES_FILE
+            )
         return summary | {"steps": status.step, "model": str(model_path)}
 
-    def _watch(self, trainer: "_Background") -> None:
+    def _watch(self, trainer: "Background") -> None:
         """Until the learners are done. The first Ctrl-C asks them to stop after this step, the second gives up."""
         stopping = False
         while trainer.is_running:
@@ -204,28 +208,3 @@ class _Run:
             return ray.get(getattr(self._conductor, method).remote(*arguments), timeout=deadline_s)
         except ray.exceptions.RayError as error:
             raise typed(error, role="conductor", rank=0) from error
-
-
-class _Background:
-    """Runs a call in a thread, so that the main thread can watch it and receive Ctrl-C."""
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self.error: BaseException | None = None
-        # Not Thread.join: interrupted by Ctrl-C, it marks a running thread as ended (CPython 3.11 and 3.12).
-        self._done = threading.Event()
-        threading.Thread(target=self._run, args=(call,), daemon=True, name="learners").start()
-
-    @property
-    def is_running(self) -> bool:
-        return not self._done.is_set()
-
-    def wait(self, seconds: float) -> None:
-        self._done.wait(seconds)
-
-    def _run(self, call: Callable[[], Any]) -> None:
-        try:
-            call()
-        except BaseException as error:
-            self.error = error
-        finally:
-            self._done.set()

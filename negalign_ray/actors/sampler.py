@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,10 @@ import ray
 
 from negalign_ray.actors.processes import open_log
 from negalign_ray.config import Config
-from negalign_ray.engines.protocols import GenerationEngine
+from negalign_ray.engines.protocols import GenerationEngine, engine_class
 from negalign_ray.errors import WeightUpdateError
+from negalign_ray.loops.candidates import with_candidates
+from negalign_ray.models.dtype import ComputeDtype
 from negalign_ray.records import (
     Generation,
     Group,
@@ -31,9 +34,18 @@ if TYPE_CHECKING:
 class Sampler:
     """Holds no state worth saving: the conductor can replace it at any time."""
 
-    def __init__(self, config: Config, *, rank: int, model_path: str, dtype: str, stop_ids: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        rank: int,
+        model_path: str,
+        dtype: ComputeDtype,
+        stop_ids: tuple[int, ...],
+        max_candidates: int = 0,
+    ) -> None:
         open_log(config.run_dir, f"sampler-{rank}")
-        self._rank, self._version = rank, 0
+        self._rank, self._version, self._max_candidates = rank, 0, max_candidates
         self._spec = SamplingSpec(
             max_new_tokens=config.sampling.max_new_tokens,
             temperature=config.sampling.temperature,
@@ -46,13 +58,20 @@ class Sampler:
         self._engine.generate([SampleRequest(context_ids=(1, 2, 3), seed=0)], SamplingSpec(max_new_tokens=2))
         return self._engine.checksum()
 
-    def sample(self, orders: Sequence[Order]) -> tuple:
-        """(cards, busy seconds, tokens written) and then one group per order, each an object of its own."""
+    def sample(self, orders: Sequence[Order], *earlier: Group | None) -> tuple:
+        """(cards, busy seconds, tokens written) and then one group per order, each an object of its own.
+
+        `earlier` holds, order by order, the group whose newest answers stay candidates (see loops/candidates.py).
+        """
         started = time.perf_counter()
         requests = [request for order in orders for request in order.requests]
         generations = iter(self._engine.generate(requests, self._spec))
         groups = [
             _as_group(order, [next(generations) for _ in order.requests], version=self._version) for order in orders
+        ]
+        groups = [
+            with_candidates(group, before, max_candidates=self._max_candidates)
+            for group, before in zip_longest(groups, earlier)
         ]
         cards: list[GroupCard] = [group.card() for group in groups]
         num_tokens = sum(sum(card.sample_lengths) for card in cards)
@@ -79,13 +98,9 @@ class Sampler:
 
 
 def build_engine(
-    config: Config, *, rank: int, model_path: str, dtype: str, stop_ids: tuple[int, ...]
+    config: Config, *, rank: int, model_path: str, dtype: ComputeDtype, stop_ids: tuple[int, ...]
 ) -> GenerationEngine:
-    if config.samplers.engine == "vllm":
-        from negalign_ray.engines.vllm_engine import VllmEngine as Engine
-    else:
-        from negalign_ray.engines.transformers_engine import TransformersEngine as Engine
-    return Engine(
+    return engine_class(config.samplers.engine)(
         Path(model_path),
         config=config.samplers,
         dtype=dtype,
@@ -112,6 +127,7 @@ def _as_group(order: Order, generations: Sequence[Generation], *, version: int) 
                 token_ids=generation.token_ids,
                 text=generation.text,
                 instruction=request.instruction,
+                polarity=request.polarity,
                 context_ids=request.context_ids,
                 weight_version=version,
                 finish_reason=generation.finish_reason,

@@ -31,16 +31,30 @@ class Scorer:
         return True
 
     async def score(self, *groups: Group) -> tuple:
-        """(cards, busy seconds, pairs scored) and then the groups with rewards, gated samples left out."""
+        """(cards, busy seconds, pairs scored) and then the groups with rewards, gated samples left out.
+
+        A response that holds the scores of all heads (a carried one) keeps them.
+        """
         started = time.perf_counter()
-        pairs = [(group.prompt.text, response.text) for group in groups for response in group.responses]
+        pairs = [
+            (group.prompt.text, response.text)
+            for group in groups
+            for response in group.responses
+            if not self._has_scores(response)
+        ]
         rewards = iter(await self.score_pairs(pairs))
         scored = []
         for group in groups:
-            responses = [replace(response, rewards=next(rewards)) for response in group.responses]
+            responses = [
+                response if self._has_scores(response) else replace(response, rewards=next(rewards))
+                for response in group.responses
+            ]
             kept = tuple(response for response in responses if passes(response, self._gate))
             scored.append(replace(group, responses=kept))
         return ([group.card() for group in scored], time.perf_counter() - started, len(pairs)), *scored
+
+    def _has_scores(self, response: Response) -> bool:
+        return all(head.name in response.rewards for head in self._heads)
 
     async def score_pairs(self, pairs: Sequence[Pair]) -> list[dict[str, float]]:
         """Head name -> score for every pair. Raises ScoreError when a head fails for good; never returns a stand-in."""

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from negalign_ray.actors.plan import Plan, make_plan
-from negalign_ray.actors.processes import open_log, thread_environment
+from negalign_ray.actors.processes import open_log, start_actor, thread_environment
 from negalign_ray.bench.flops import ModelShape, train_flops
 from negalign_ray.bench.machine import matmul_flops_per_s
 from negalign_ray.bench.measure import BENCH_SETTINGS, median_ratio, with_settings
@@ -121,8 +121,9 @@ def _plan(config: Config, sizes: Sizes, run_dir: Path) -> Plan:
 
 def _train(plan: Plan, groups: Sequence[Group], sizes: Sizes, run_dir: Path) -> list[_RankFigures]:
     environment = thread_environment(str(plan.config.learners.threads)) | {"DS_ACCELERATOR": "cpu"}
+    options = {"runtime_env": {"env_vars": environment}}
     actors = [
-        _Rank.options(runtime_env={"env_vars": environment}).remote(plan, rank=rank, meeting_point=run_dir / "ranks")
+        start_actor(_Rank, options, plan, rank=rank, meeting_point=run_dir / "ranks")
         for rank in range(sizes.learner_ranks)
     ]
     calls = [actor.train.remote(groups, sizes) for actor in actors]
@@ -168,6 +169,7 @@ class _Rank:
             rank=self._rank,
             world_size=config.learners.num,
             save_samples=lambda step, trained: None,
+            reward=self._plan.reward,
         ).run()
         return _RankFigures(
             ceilings=source.ceilings,

@@ -82,15 +82,13 @@ def headline(figures: dict[str, Any]) -> dict[str, float | str | None]:
     learner: LearnerFigures | None = figures.get("learner")
     step: StepFigures | None = figures.get("step")
     overlap: AsyncFigures | None = figures.get("async")
-    speedups = {dtype: yardstick.speedup for dtype, yardstick in step.yardsticks.items()} if step else {}
     return {
         "sampler_vs_bare_vllm": sampler.sampler_vs_bare_vllm if sampler else None,
         "learner_frac_of_ceiling": learner.learner_frac_of_ceiling if learner else None,
         "orchestration_frac": step.run.orchestration_frac if step else None,
         "weight_update_s": sampler.weight_update_s if sampler else None,
         "async_over_sync": overlap.async_over_sync if overlap else None,
-        "speedup_vs_single_process": speedups.get("bfloat16"),
-        "speedup_vs_single_process_fp32": speedups.get("float32"),
+        "speedup_vs_single_process": step.yardstick.speedup if step else None,
         "weight_gather_s": step.run.stages["gather"].seconds if step else None,
         "weight_update_bytes": sampler.weight_bytes if sampler else None,
         "compute_dtype": learner.compute_dtype if learner else None,

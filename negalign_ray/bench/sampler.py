@@ -18,7 +18,7 @@ import torch
 
 from negalign_ray.actors.fleet import make_sampler
 from negalign_ray.actors.plan import Plan, make_plan
-from negalign_ray.actors.processes import open_log, thread_environment, wait_until_ready
+from negalign_ray.actors.processes import open_log, start_actor, thread_environment, wait_until_ready
 from negalign_ray.actors.sampler import longest_context
 from negalign_ray.bench.measure import BENCH_SETTINGS, interleave, median_ratio, with_settings
 from negalign_ray.bench.sizes import Sizes
@@ -124,7 +124,7 @@ def _bare(plan: Plan, bare: Any, orders: Sequence[Order]) -> _Timed:
 
 def _make_bare(plan: Plan) -> Any:
     environment = thread_environment(str(plan.config.samplers.threads)) | VLLM_ENVIRONMENT
-    return _BareVllm.options(runtime_env={"env_vars": environment}).remote(plan)
+    return start_actor(_BareVllm, {"runtime_env": {"env_vars": environment}}, plan)
 
 
 @ray.remote(num_cpus=0)
@@ -174,7 +174,7 @@ class _Update:
 
 def _update_weights(plan: Plan, sampler: Any, *, repeats: int) -> list[_Update]:
     log.info("weight updates, %d repeats", repeats)
-    publisher = _Publisher.remote(plan)
+    publisher = start_actor(_Publisher, {}, plan)
     call = publisher.publish.remote(sampler, repeats)
     updates = ray.get(call, timeout=plan.config.deadlines.start_s + (repeats + 1) * plan.config.deadlines.weights_s)
     ray.kill(publisher)

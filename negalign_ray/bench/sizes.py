@@ -25,7 +25,6 @@ class Sizes:
     step_new_tokens: int = 48
     measured_steps: int = 4  # after the warm-up steps; also of each run of `async`
     warmup_steps: int = 2
-    yardstick_dtypes: tuple[str, ...] = ("float32", "bfloat16")
     # async: the same step with staleness 0 and 1, one thread per role
     async_prompts: int = 4
     async_answers: int = 4

@@ -1,6 +1,7 @@
 """One strictly on-policy step of the whole system, and the same step in the single-process yardstick.
 
-The float32 yardstick is timed before and after our run, so that a machine that gets slower meanwhile slows both.
+The yardstick is timed before and after our run, so that a machine that gets slower meanwhile slows both. It computes in
+the type that our learner computes in: where bfloat16 is emulated, a loop in it would be an easy victim.
 """
 
 import logging
@@ -37,7 +38,7 @@ class YardstickFigures:
 @dataclass(frozen=True, slots=True)
 class StepFigures:
     run: RunFigures
-    yardsticks: dict[str, YardstickFigures]  # by number type
+    yardstick: YardstickFigures
     yardstick_threads: int
 
 
@@ -54,31 +55,16 @@ def measure_step(config: Config, sizes: Sizes, run_dir: Path) -> StepFigures:
     bench_settings = {"run": {"dir": run_dir, "name": "bench-yardstick"}}
     plan = make_plan(with_settings(config, BENCH_SETTINGS, settings, bench_settings))
     factory = order_factory(plan, num_samples=sizes.step_answers)
-    timed: dict[str, list[YardstickStep]] = {dtype: [] for dtype in sizes.yardstick_dtypes}
-
-    def time_yardstick(dtype: str) -> None:
-        log.info("yardstick in %s", dtype)
-        timed[dtype].append(_time_yardstick(plan, factory, dtype, sizes))
-
-    before_and_after = "float32" in timed
-    if before_and_after:
-        time_yardstick("float32")
+    before = _time_yardstick(plan, factory, sizes)
     run = short_run(config, sizes, run_dir, name="bench-step", settings=settings)
-    if before_and_after:
-        time_yardstick("float32")
-    for dtype in timed:
-        if dtype != "float32":
-            time_yardstick(dtype)
-    return StepFigures(
-        run=run,
-        yardsticks={dtype: _figures(steps, step_s=run.step_s) for dtype, steps in timed.items()},
-        yardstick_threads=num_cores(),
-    )
+    after = _time_yardstick(plan, factory, sizes)
+    return StepFigures(run=run, yardstick=_figures([before, after], step_s=run.step_s), yardstick_threads=num_cores())
 
 
-def _time_yardstick(plan: Plan, factory: Any, dtype: str, sizes: Sizes) -> YardstickStep:
+def _time_yardstick(plan: Plan, factory: Any, sizes: Sizes) -> YardstickStep:
     """One step of a fresh process, after a warm-up with a single prompt."""
-    yardstick = make_yardstick(plan, dtype=dtype, threads=num_cores())
+    log.info("yardstick in %s", plan.learner_dtype)
+    yardstick = make_yardstick(plan, dtype=plan.learner_dtype, threads=num_cores())
     deadline_s = plan.config.deadlines.pull_s
     try:
         ray.get(yardstick.step.remote(next_orders(factory, 1)), timeout=deadline_s)

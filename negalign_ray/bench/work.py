@@ -18,7 +18,7 @@ def order_factory(plan: Plan, *, num_samples: int) -> OrderFactory:
 
     return OrderFactory(
         plan.data.train,
-        instructions=[(instruction.id, instruction.text) for instruction in plan.instructions],
+        instructions=plan.instructions,
         num_samples=num_samples,
         seed=plan.config.run.seed,
         context_ids=context_ids,

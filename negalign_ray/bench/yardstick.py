@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from negalign_ray.actors.plan import Plan
-from negalign_ray.actors.processes import open_log, thread_environment
+from negalign_ray.actors.processes import open_log, start_actor, thread_environment
 from negalign_ray.records import Order, Role, TokenIds
 
 IGNORED = -100
@@ -50,7 +50,7 @@ class Yardstick:
 
 def make_yardstick(plan: Plan, *, dtype: str, threads: int) -> Any:
     options = {"runtime_env": {"env_vars": thread_environment(str(threads))}}
-    return Yardstick.options(**options).remote(plan, dtype=dtype, threads=threads)
+    return start_actor(Yardstick, options, plan, dtype=dtype, threads=threads)
 
 
 class HandWrittenLoop:
@@ -66,7 +66,8 @@ class HandWrittenLoop:
         )
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        self._model = AutoModelForCausalLM.from_pretrained(plan.model_path, **settings)
+        # Any: `generate` is declared for a mixin that its own base class does not satisfy.
+        self._model: Any = AutoModelForCausalLM.from_pretrained(plan.model_path, **settings)
         self._reference = AutoModelForCausalLM.from_pretrained(plan.model_path, **settings).eval()
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=plan.config.learners.lr, weight_decay=0.0)
 

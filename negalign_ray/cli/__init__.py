@@ -15,12 +15,12 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from negalign_ray import __version__
-from negalign_ray.errors import NegalignError
+from negalign_ray.errors import ConfigError, NegalignError
 
 if TYPE_CHECKING:
     from negalign_ray.config import Config
 
-DEFAULT_PRESET = "d2o"
+DEFAULT_PRESET, DEFAULT_REWARD_PRESET = "d2o", "reward"
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 # Read by libraries when they are imported: what they would print goes past the user.
 QUIET = {
@@ -143,6 +143,63 @@ def evaluate(
         summary = run(settings, on_status=progress.update)
     out.print(summary_table(summary, title=model))
     _write_json(json_file, summary)
+
+
+@app.command()
+def compare(
+    file: Annotated[Path, typer.Argument(help="YAML file with `common`, `entries` and `seeds`; see docs/compare.md.")],
+    overrides: Overrides = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the runs and the report.")] = Path("runs/compare"),
+) -> None:
+    """Several methods, same model, data and updates, several seeds: one table and one plot. Finished runs are kept."""
+    from negalign_ray.cli.compare import run_comparison
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not run_comparison(file, out_dir=out_dir, overrides=overrides or [], out=out, err=err):
+        raise typer.Exit(1)
+
+
+@app.command()
+def diagnose(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    max_answers: Annotated[int, typer.Option(min=2, help="Good, and bad, answers read of each behaviour.")] = 128,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run", help="Hold the prediction against this finished run instead.")
+    ] = None,
+) -> None:
+    """Before a run: which behaviours will be learned first. With --run: whether they were."""
+    from negalign_ray.cli.diagnose import hold_against, predict
+
+    if run_dir is None:
+        predict(_load(preset, config, overrides), max_answers=max_answers, out=out, err=err)
+        return
+    if preset or config or overrides:
+        raise ConfigError(f"--run {run_dir} has its own config.yaml; leave out --preset, --config and --set.")
+    hold_against(run_dir, out=out)
+
+
+@app.command("train-reward")
+def train_reward(
+    data: Annotated[str, typer.Argument(help="A file with good and bad answers (unpaired, pairs, transcripts).")],
+    out_dir: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the model, its report and rest.jsonl.")],
+    preset: Annotated[str | None, typer.Option("--preset", help="reward (default), reward_frozen, or a file.")] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    frac: Annotated[
+        float | None, typer.Option(min=0.01, max=1.0, help="Share of the prompts it sees; the others: OUT/rest.jsonl.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the reward model in OUT.")] = False,
+) -> None:
+    """Train a reward model (harm, help, cost, ...), measured on held-out prompts beside the answers' length."""
+    from negalign_ray.cli.reward import train_and_show
+    from negalign_ray.settings import load_reward_config
+
+    named = preset or (None if config else DEFAULT_REWARD_PRESET)
+    more = [] if frac is None else [f"data.frac={frac}"]
+    settings = load_reward_config(preset=named, file=config, overrides=[*(overrides or []), *more])
+    train_and_show(settings, data=data, folder=out_dir, overwrite=overwrite, out=out, err=err)
 
 
 @app.command()

@@ -4,13 +4,12 @@ rows.jsonl --split by prompt--> judge share --fit--> OUT/judge/      (kind: line
                                 the rest    ------> OUT/rest.jsonl   (data.path: OUT/rest.jsonl)
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from negalign_ray.config import Config
+from negalign_ray.data.answers import write_unpaired
 from negalign_ray.data.chat import load_chat
 from negalign_ray.data.prepare import prepare, require_sound_rows
 from negalign_ray.models.packaged import resolve_model
@@ -42,9 +41,7 @@ def make_judge(config: Config, out: Path, *, judge_frac: float, text_input: Text
     head = fit_judge(negatives, benign, text_input=text_input, seed=config.run.seed)
     out.mkdir(parents=True, exist_ok=True)
     head.save(out / "judge")
-    with (out / "rest.jsonl").open("w", encoding="utf-8") as file:
-        for prompt in rest:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(prompt))
+    write_unpaired(rest, out / "rest.jsonl")
     return JudgeMade(out / "judge", out / "rest.jsonl", head.card, len(rest))
 
 
@@ -58,12 +55,3 @@ def _texts(prompts: Sequence[Prompt], role: Role, text_input: TextInput) -> Iter
 
 def _without(texts: dict[str, int], others: dict[str, int]) -> dict[str, int]:
     return {text: prompt_id for text, prompt_id in texts.items() if text not in others}
-
-
-def _rows(prompt: Prompt) -> Iterator[dict[str, Any]]:
-    """One `unpaired` row per human answer; the whole conversation goes along."""
-    messages = [{"role": role, "content": content} for role, content in prompt.messages]
-    for response in prompt.responses:
-        label = "unsafe" if response.role is Role.NEGATIVE else "safe"
-        row = {"prompt": messages, "response": response.text, "label": label}
-        yield row if prompt.behaviour is None else row | {"behaviour": prompt.behaviour}

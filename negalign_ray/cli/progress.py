@@ -95,7 +95,7 @@ class Progress:
         scores = [
             (key.removeprefix("scorer/").replace("_", " "), key, "{:.2f}")
             for key in sorted(status.metrics)
-            if key.startswith("scorer/") and key.endswith("_sample")
+            if key.startswith("scorer/") and key.endswith(("_sample", "_sample_positive", "_sample_negative"))
         ]
         parts = [f"step {status.step}/{status.num_steps}", shown((*STEP_FIELDS, *scores), status.metrics)]
         parts += [f"{step_s:.1f} s"] if step_s is not None else []

@@ -2,18 +2,14 @@
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from negalign_ray.config import SamplersConfig
 from negalign_ray.data.chat import ChatTokenizer, load_chat
-from negalign_ray.engines.protocols import GenerationEngine
+from negalign_ray.engines.protocols import GenerationEngine, engine_class
 from negalign_ray.models.dtype import resolve_dtype
 from negalign_ray.models.packaged import resolve_model
 from negalign_ray.records import SampleRequest, SamplingSpec
-
-if TYPE_CHECKING:
-    from negalign_ray.engines.transformers_engine import TransformersEngine
-    from negalign_ray.engines.vllm_engine import VllmEngine
 
 MAX_CONTEXT_TOKENS = 1024  # room for the conversation so far; older turns are forgotten first
 
@@ -46,7 +42,7 @@ class Talk:
         chat = load_chat(folder)
         gpus = float(torch.cuda.is_available())
         settings = SamplersConfig(engine=engine, threads=os.cpu_count() or 1, gpus=gpus, max_num_seqs=1)
-        loaded = _engine_class(engine)(
+        loaded = engine_class(engine)(
             folder,
             config=settings,
             dtype=resolve_dtype("auto", gpus=gpus),
@@ -66,13 +62,3 @@ class Talk:
         [generation] = self.engine.generate([SampleRequest(context_ids, self.seed)], self.spec)
         self.turns = (*turns, ("assistant", generation.text))
         return generation.text
-
-
-def _engine_class(engine: Literal["transformers", "vllm"]) -> "type[TransformersEngine | VllmEngine]":
-    if engine == "vllm":
-        from negalign_ray.engines.vllm_engine import VllmEngine
-
-        return VllmEngine
-    from negalign_ray.engines.transformers_engine import TransformersEngine
-
-    return TransformersEngine

@@ -10,19 +10,25 @@ import yaml
 from negalign_ray.data.sources import SourceRow, read_rows, source_name
 from negalign_ray.data.turns import BadRow, Kind, read_text
 from negalign_ray.errors import DataError
+from negalign_ray.records import Polarity
 
 FOLDER = Path(__file__).parent
-PACKAGED = {"moral": FOLDER / "moral_instructions.yaml"}
+PACKAGED = {
+    "moral": FOLDER / "moral_instructions.yaml",
+    "neat": FOLDER / "neat_instructions.yaml",
+    "neat_pp": FOLDER / "neat_instructions.yaml",  # its positive ones
+}
 PACKAGED_BENIGN = FOLDER / "quickstart_benign.jsonl"
 MAX_LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """A text put before the prompt while sampling; `id` is what `Response.instruction` records."""
+    """A text put before the prompt while sampling; `id` and `polarity` are what the `Response` records."""
 
     id: str
     text: str
+    polarity: Polarity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,7 @@ class BenignRow:
 
 
 def load_instructions(name_or_path: str | None) -> tuple[Instruction, ...]:
-    """Config: sampling.instructions. A packaged name ("moral"), a YAML list of {id, text}, or None for none.
+    """Config: sampling.instructions. A packaged name, a YAML list of {id, text, polarity?}, or None for none.
 
     DataError when the file is missing, is not such a list, or repeats an id.
     """
@@ -55,16 +61,22 @@ def load_instructions(name_or_path: str | None) -> tuple[Instruction, ...]:
     ids = [instruction.id for instruction in instructions]
     if repeated := sorted({name for name in ids if ids.count(name) > 1}):
         raise DataError(f"{where} uses the id {repeated[0]!r} twice; give every instruction its own.")
+    if name_or_path == "neat_pp":
+        return tuple(each for each in instructions if each.polarity is Polarity.POSITIVE)
     return instructions
 
 
 def _instruction(entry: Any, where: str) -> Instruction:
-    if not isinstance(entry, Mapping) or set(entry) != {"id", "text"}:
-        raise DataError(f"{where} must have exactly the keys id and text.")
+    if not isinstance(entry, Mapping) or set(entry) - {"polarity"} != {"id", "text"}:
+        raise DataError(f"{where} must have exactly the keys id and text (and polarity, if it has one).")
+    polarity = entry.get("polarity")
+    if polarity is not None and polarity not in tuple(Polarity):
+        raise DataError(f"{where}: polarity={polarity!r} is neither positive nor negative; correct or drop it.")
     try:
-        return Instruction(read_text(str(entry["id"]), "id"), read_text(entry["text"], "text"))
+        name, text = read_text(str(entry["id"]), "id"), read_text(entry["text"], "text")
     except BadRow as bad:
         raise DataError(f"{where}: {bad.reason}.") from None
+    return Instruction(name, text, Polarity(polarity) if polarity else None)
 
 
 def load_benign(path: str | None) -> tuple[BenignRow, ...]:
@@ -74,7 +86,7 @@ def load_benign(path: str | None) -> tuple[BenignRow, ...]:
     """
     source = str(PACKAGED_BENIGN) if path is None else path
     rows, faults = [], []
-    for row in read_rows(source):
+    for row in read_rows(source, setting="data.benign_path"):
         try:
             rows.append(_benign_row(row))
         except BadRow as bad:

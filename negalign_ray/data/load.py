@@ -14,6 +14,12 @@ from negalign_ray.records import Prompt, Role
 
 log = logging.getLogger(__name__)
 
+ROLE_NAMES = {Role.NEGATIVE: "a bad answer", Role.POSITIVE: "a good answer"}
+COLUMNS = {  # what provides them
+    Role.NEGATIVE: "column `rejected`, or `response` with `label: unsafe`",
+    Role.POSITIVE: "column `chosen`, or `response` with `label: safe`",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedData:
@@ -107,7 +113,7 @@ def _train_limit(config: DataConfig) -> int | None:
 def _require_train(data: LoadedData, *, config: DataConfig, needs: Collection[Role]) -> None:
     if data.train:
         return
-    roles = " and ".join(sorted(f"a {role} answer" for role in needs))
+    roles = " and ".join(f"{name} ({COLUMNS[role]})" for role, name in ROLE_NAMES.items() if role in needs) or "nothing"
     raise DataError(
         f"data.path={config.path!r} leaves no prompt to train on: of {data.report.num_prompts} sound prompts, "
         f"{data.num_lacking_role} lack {roles}, {data.num_also_heldout} are in data.heldout_path, and "

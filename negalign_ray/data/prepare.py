@@ -10,16 +10,27 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from negalign_ray.config import DataConfig
-from negalign_ray.data.chat import ChatTokenizer, RenderedPrompt
+from negalign_ray.data.chat import RenderedPrompt
 from negalign_ray.data.formats import Example, read_example, recognise
 from negalign_ray.data.sources import SourceRow, read_rows, source_name
 from negalign_ray.data.turns import BadRow, Kind, Messages
 from negalign_ray.errors import DataError
-from negalign_ray.records import Prompt, Response, Role
+from negalign_ray.records import Prompt, Response, Role, TokenIds
 
 SNIFFED_ROWS = 100  # the format is recognised from the columns of the first rows
+
+
+class Rendering(Protocol):
+    """What is asked of a `ChatTokenizer`, or of its stand-in for models that read plain text (`answers.PlainText`)."""
+
+    def prompt(self, messages: Messages) -> RenderedPrompt: ...
+
+    def response_ids(self, text: str, *, after: RenderedPrompt | None = None) -> TokenIds: ...
+
+    def special_token_in(self, text: str) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +59,7 @@ class Prepared:
     response_lengths: tuple[int, ...]  # tokens with end of turn, one per answer
 
 
-def prepare(path: str, *, config: DataConfig, chat: ChatTokenizer) -> Prepared:
+def prepare(path: str, *, config: DataConfig, chat: Rendering) -> Prepared:
     """Read the whole file. Broken rows end up in `problems`; DataError only when nothing can be read at all."""
     source = source_name(path)
     rows = read_rows(path, split=config.split)
@@ -79,7 +90,7 @@ class _Preparation:
 
     layout: str
     config: DataConfig
-    chat: ChatTokenizer
+    chat: Rendering
     num_rows: int = 0
     prompts: dict[Messages, Prompt] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)

@@ -31,19 +31,20 @@ class SourceRow:
     fault: str | None = None  # why the row could not be decoded; `values` is empty then
 
 
-def read_rows(path: str, *, split: str = "train") -> Iterator[SourceRow]:
+def read_rows(path: str, *, split: str = "train", setting: str = "data.path") -> Iterator[SourceRow]:
     """Rows of `path`: a packaged name ("quickstart"), a file, a `datasets` folder, or a hub name (in this order).
+    `setting` is where the user gave the path, for messages.
 
     Raises DataError at the call, not at the first row, when there is no such file, folder or data set.
     """
     file = PACKAGED.get(path) or Path(path).expanduser()
     if file.is_dir():
-        return _dataset_rows(_load_folder(file, split=split))
+        return _dataset_rows(_load_folder(file, split=split, setting=setting))
     if file.is_file():
         return _file_rows(file)
     if _looks_like_file(path):
-        raise DataError(f"data.path={path!r}: no such file or folder.{_near_names(file)}")
-    return _dataset_rows(_load_hub(path, split=split, hint=_near_names(file)))
+        raise DataError(f"{setting}={path!r}: no such file or folder.{_near_names(file)}")
+    return _dataset_rows(_load_hub(path, split=split, setting=setting, hint=_near_names(file)))
 
 
 def source_name(path: str) -> str:
@@ -156,11 +157,11 @@ def _batched_rows(table) -> Iterator[SourceRow]:
             yield SourceRow(number, values)
 
 
-def _load_folder(folder: Path, *, split: str):
+def _load_folder(folder: Path, *, split: str, setting: str):
     if not any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json", "state.json")):
         files = sorted(f.name for f in folder.iterdir() if f.name.removesuffix(".gz").endswith(FILE_KINDS))
         hint = f"name one of its files: {', '.join(files[:5])}" if files else "it holds no data file either"
-        raise DataError(f"data.path={str(folder)!r} is not a folder written by datasets' save_to_disk; {hint}.")
+        raise DataError(f"{setting}={str(folder)!r} is not a folder written by datasets' save_to_disk; {hint}.")
     import datasets
 
     try:
@@ -174,7 +175,7 @@ def _load_folder(folder: Path, *, split: str):
     return dataset
 
 
-def _load_hub(name: str, *, split: str, hint: str):
+def _load_hub(name: str, *, split: str, setting: str, hint: str):
     import datasets
 
     try:
@@ -183,7 +184,7 @@ def _load_hub(name: str, *, split: str, hint: str):
     except Exception as error:  # the hub client raises a dozen unrelated types for "not there" and "no network"
         reason = " ".join(str(error).split())[:300]
         raise DataError(
-            f"data.path={name!r} is neither a file nor a folder here, and the hub did not deliver it "
+            f"{setting}={name!r} is neither a file nor a folder here, and the hub did not deliver it "
             f"(split {split!r}; {type(error).__name__}: {reason}).{hint}"
         ) from error
 

@@ -28,10 +28,11 @@ from negalign_ray.config import LearnersConfig
 from negalign_ray.data.collate import PackedRows, dummy_rows, pack_rows
 from negalign_ray.engines.export import write_model_folder
 from negalign_ray.engines.lr_schedule import lr_at
+from negalign_ray.engines.weight_change import Shard, WeightChange, padding_of
 from negalign_ray.errors import ConfigError
 from negalign_ray.models.loading import load_causal_lm
 from negalign_ray.models.lora import inject_lora, lora_scaling, merged_weights
-from negalign_ray.models.policy import ResponseLogprobs
+from negalign_ray.models.policy import ResponseLogprobs, log_complement, sum_by_response
 from negalign_ray.records import Group
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class DeepSpeedEngine:
             optimizer=self._optimizer,
             config=_deepspeed_config(config, dtype, num_trainable=sum(p.numel() for p in trainable)),
         )
+        self._weight_change = WeightChange(self._owned_shards(), seed=seed)
 
     @property
     def hf_model(self) -> Any:
@@ -96,6 +98,13 @@ class DeepSpeedEngine:
         `backward` with `logprobs([]).sum()`.
         """
         return self._forward(self._pack(groups))[: sum(len(group.responses) for group in groups)]
+
+    def logprobs_and_complements(self, groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
+        """`logprobs`, and SUM_t log(1 - p(y_t)) of each response [N] (`log_complement`), both with gradient."""
+        rows = self._pack(groups)
+        logprob_P = self._forward(rows, per_token=True)
+        num = sum(len(group.responses) for group in groups)
+        return sum_by_response(logprob_P, rows)[:num], sum_by_response(log_complement(logprob_P), rows)[:num]
 
     def no_grad_logprobs(self, groups: Sequence[Group]) -> Tensor:
         """As `logprobs`, without gradient and with LoRA dropout off."""
@@ -134,6 +143,12 @@ class DeepSpeedEngine:
             grad_norm = self._engine.get_global_grad_norm()
         self.num_steps_done += 1
         return StepStats(grad_norm=float(grad_norm), lr=lr)
+
+    def weight_change_sq(self) -> float:
+        """This rank's part of ||W - W0||^2 over the trained weights (with LoRA: the adapters). No collective: the sum
+        over the ranks is the square of the norm. Exact for small models, else from a sample (weight_change.py)."""
+        part = self._weight_change.square()
+        return part / dist.get_world_size() if self.config.zero_stage == 0 else part  # there, every rank has them all
 
     def gather_weights(self, dtype: torch.dtype | None = None) -> list[tuple[str, Tensor]]:
         """All weights on rank 0 as (Hugging Face name, CPU tensor), tied ones once; [] on other ranks. Collective.
@@ -180,6 +195,18 @@ class DeepSpeedEngine:
     def _unsharded_grad_norm(self) -> Tensor:
         gradients = [parameter.grad for parameter in self._policy.parameters() if parameter.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
+
+    def _owned_shards(self) -> list[Shard]:
+        """The float32 weights that this rank's optimizer updates in place."""
+        if self.config.zero_stage < 3:
+            return [Shard(weight) for group in self._optimizer.param_groups for weight in group["params"]]
+        zero = self._engine.optimizer
+        return [
+            Shard(flat, padding_of([part.numel() for part in parts], paddings))
+            for flat, parts, paddings in zip(
+                zero.fp32_partitioned_groups_flat, zero.fp16_partitioned_groups, zero.groups_padding, strict=True
+            )
+        ]
 
     def _full_tensors(self, *, from_masters: bool) -> Iterator[tuple[str, Tensor]]:
         """(name in the injected model, full tensor on the CPU); under ZeRO-3 rank 0 alone gets them."""

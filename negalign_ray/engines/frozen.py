@@ -1,26 +1,26 @@
-"""A frozen model that prices responses: the references during training, and both sides of the evaluation.
+"""A model that prices responses and is never trained: the references, and both sides of the evaluation.
 
-# Axes: P = response tokens in a micro-batch (C of them in a chunk), V = vocabulary, N = responses.
+# Axes: P = response tokens in a micro-batch, H = hidden size, N = responses in a micro-batch, R = responses of a group.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from negalign_ray.data.collate import PackedRows, first_fit, pack_rows
-from negalign_ray.errors import ModelError
+from negalign_ray.engines.weights import WeightBundle, load_in_place
 from negalign_ray.models.loading import load_causal_lm
 from negalign_ray.models.policy import ResponseLogprobs
 from negalign_ray.records import Group
 
 TORCH_DTYPE = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-KL_CHUNK_TOKENS = 256  # positions whose full distributions of both models exist at once
 
 
 class FrozenModel:
-    """LogprobEngine (engines/protocols.py). Weights never change after construction.
+    """LogprobEngine (engines/protocols.py). Weights change through `load_weights` only.
 
     `micro_batch_tokens` bounds the tokens of one forward pass (one longer group is computed alone), `max_row_tokens`
     the length up to which responses of one prompt share a row. Raises ModelError (models/loading.py, models/policy.py).
@@ -35,6 +35,7 @@ class FrozenModel:
         torch.nn.Module.to(model, self._device)
         self._policy = ResponseLogprobs(model.requires_grad_(False)).eval()
         self._micro_batch_tokens, self._max_row_tokens = micro_batch_tokens, max_row_tokens
+        self._version: int | None = None  # None: the weights that came with the model
 
     @torch.inference_mode()
     def response_logprobs(self, groups: Sequence[Group]) -> list[list[float]]:
@@ -47,38 +48,31 @@ class FrozenModel:
         return results
 
     @torch.inference_mode()
-    def token_kl(self, groups: Sequence[Group], other: "FrozenModel") -> list[float | None]:
-        """Mean over a group's response tokens of KL(self || other) at that position, in nats, exact over the whole
-        vocabulary; None for a group without response tokens. Both models must share the vocabulary (ModelError)."""
-        results: list[float | None] = [None for _ in groups]
-        for members, rows in self._micro_batches(groups):
-            kl_P = self._kl(rows, other)
-            group_N = torch.tensor([i for i in members for _ in groups[i].responses], device=kl_P.device)
-            group_P = group_N[rows.response_P]
-            for i in members:
-                mine = kl_P[group_P == i]
-                results[i] = mine.mean().item() if mine.numel() else None
+    def last_states(self, groups: Sequence[Group]) -> list[Tensor]:
+        """What the output head reads at the last token of prompt and response: [R, H] per group, float32, on CPU."""
+        results: list[Tensor] = [torch.empty(0) for _ in groups]
+        # A head reads the state of a token to predict the next one, so each response gets one more token, of any kind.
+        longer = [
+            replace(group, responses=tuple(replace(r, token_ids=(*r.token_ids, 0)) for r in group.responses))
+            for group in groups
+        ]
+        for members, rows in self._micro_batches(longer):
+            states_PH = self._policy.response_states(rows)
+            last_N = torch.zeros(rows.num_responses, dtype=torch.int64, device=self._device)
+            position_P = torch.arange(len(rows.response_P), device=self._device)
+            last_N = last_N.scatter_reduce(0, rows.response_P, position_P, "amax")  # tokens of a response are in order
+            states_NH = states_PH[last_N].float().cpu()
+            parts = states_NH.split([len(longer[i].responses) for i in members])
+            for i, part_RH in zip(members, parts, strict=True):
+                results[i] = part_RH
         return results
 
-    def _kl(self, rows: PackedRows, other: "FrozenModel") -> Tensor:
-        """KL per response token [P], float32."""
-        ours_PH, theirs_PH = self._policy.response_states(rows), other._policy.response_states(rows)
-        ours, theirs = self._policy.model.get_output_embeddings(), other._policy.model.get_output_embeddings()
-        if ours.weight.shape[0] != theirs.weight.shape[0]:
-            raise ModelError(
-                f"KL needs one vocabulary, but the models have {ours.weight.shape[0]} and {theirs.weight.shape[0]} "
-                "tokens; compare models of one family."
-            )
-        parts = [torch.zeros(0, device=self._device)]
-        for ours_CH, theirs_CH in zip(ours_PH.split(KL_CHUNK_TOKENS), theirs_PH.split(KL_CHUNK_TOKENS), strict=True):
-            p_CV, q_CV = ours(ours_CH).float().log_softmax(-1), theirs(theirs_CH).float().log_softmax(-1)
-            # kl_div, not exp(p) * (p - q): 0 * (-inf - q) would be nan. Rounding may leave -1e-8 where p = q.
-            parts.append(
-                torch.nn.functional.kl_div(q_CV, p_CV, reduction="none", log_target=True).sum(-1).clamp_(min=0)
-            )
-        return torch.cat(parts)
+    def load_weights(self, bundle: WeightBundle) -> int:
+        """Become the model of `bundle`; returns the checksum read back. WeightUpdateError: replace this one."""
+        before, self._version = self._version, bundle.version
+        return load_in_place(self._policy.model, bundle, role="reference", before=before)
 
-    def _micro_batches(self, groups: Sequence[Group]):
+    def _micro_batches(self, groups: Sequence[Group]) -> Iterator[tuple[list[int], PackedRows]]:
         """(indices of groups, their rows) in bins of at most `micro_batch_tokens`."""
         for members in first_fit([group.num_tokens for group in groups], self._micro_batch_tokens):
             rows = pack_rows([groups[i] for i in members], max_row_tokens=self._max_row_tokens)

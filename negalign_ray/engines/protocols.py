@@ -4,11 +4,12 @@
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from negalign_ray.records import Generation, Group, SampleRequest, SamplingSpec
 
 if TYPE_CHECKING:
+    from negalign_ray.engines.generation import CheckedEngine
     from negalign_ray.engines.weights import WeightBundle
 
 
@@ -27,7 +28,21 @@ class GenerationEngine(Protocol):
 
 
 class LogprobEngine(Protocol):
-    """A frozen model that prices responses under the bare prompt."""
+    """A model that prices responses under the bare prompt and is never trained itself."""
 
     def response_logprobs(self, groups: Sequence[Group]) -> list[list[float]]:
         """Summed response log-probs, one list per group in the order of its responses."""
+
+    def load_weights(self, bundle: "WeightBundle") -> int:
+        """Become the model of `bundle`, and return the checksum read back from the loaded memory."""
+
+
+def engine_class(name: Literal["transformers", "vllm"]) -> "type[CheckedEngine]":
+    """The GenerationEngine of that library, which is imported only here."""
+    if name == "vllm":
+        from negalign_ray.engines.vllm_engine import VllmEngine
+
+        return VllmEngine
+    from negalign_ray.engines.transformers_engine import TransformersEngine
+
+    return TransformersEngine

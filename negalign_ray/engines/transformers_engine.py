@@ -6,20 +6,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer, DynamicCache
 
 from negalign_ray.config import SamplersConfig
-from negalign_ray.engines.weights import WeightBundle, checksum_of
-from negalign_ray.errors import RoleError, WeightUpdateError
+from negalign_ray.engines.generation import MAX_SEED, CheckedEngine
+from negalign_ray.engines.weights import WeightBundle, checksum_of, load_in_place
+from negalign_ray.models.dtype import ComputeDtype
 from negalign_ray.models.loading import load_causal_lm
 from negalign_ray.records import Generation, SampleRequest, SamplingSpec
-
-TORCH_DTYPE = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-MAX_SEED = 2**63 - 1
 
 
 @dataclass
@@ -33,91 +30,34 @@ class _Answer:
     finish_reason: str = "length"
 
 
-class TransformersEngine:
-    """GenerationEngine (engines/protocols.py) on `transformers`; constructor as VllmEngine's.
+class TransformersEngine(CheckedEngine):
+    """GenerationEngine (engines/protocols.py) on `transformers`.
 
     Raises ModelError (models/loading.py) for a model that is missing, is not in safetensors or needs code of its own.
     """
 
-    def __init__(
-        self,
-        model_path: Path | str,
-        *,
-        config: SamplersConfig,
-        dtype: Literal["bfloat16", "float32"],
-        max_model_len: int,
-        seed: int,
-        stop_ids: Sequence[int],
-    ):
-        del seed  # every draw has the seed of its request
+    def _start(self, model_path: Path, config: SamplersConfig, *, dtype: ComputeDtype, seed: int) -> None:
+        del dtype, seed  # every draw has the seed of its request
         torch.set_num_threads(config.threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = load_causal_lm(model_path, TORCH_DTYPE[dtype])
+        self._model = load_causal_lm(model_path, self._dtype)
         torch.nn.Module.to(self._model, self._device)
         self._tokenizer = AutoTokenizer.from_pretrained(model_path, local_files_only=True, trust_remote_code=False)
-        self._max_num_seqs, self._max_model_len = config.max_num_seqs, max_model_len
-        self._stop_ids = frozenset(stop_ids)
-        self._version: int | None = None  # None: the weights that came with the model
-        self._broken: str | None = None  # why these weights must not be used
+        self._max_num_seqs = config.max_num_seqs
 
-    def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Generation]:
-        """See the Protocol. Log-probs are the model's own (temperature 1, before top-p), whatever `spec` says.
+    def checksum(self) -> int:
+        """See the Protocol."""
+        return checksum_of(self._model.named_parameters())
 
-        Raises RoleError when a context leaves no room for `spec.max_new_tokens`, and WeightUpdateError after a failed
-        update: mixed weights never answer.
-        """
-        if self._broken:
-            raise WeightUpdateError(self._broken, role="sampler", weight_version=self._version)
-        self._require_room(requests, spec)
+    def _answer(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Generation]:
         answers = [_Answer(request, self._generator(request.seed)) for request in requests]
         by_length = sorted(answers, key=lambda answer: len(answer.request.context_ids))  # little padding
         for start in range(0, len(by_length), self._max_num_seqs):
             self._decode(by_length[start : start + self._max_num_seqs], spec)
         return [self._generation(answer) for answer in answers]
 
-    def load_weights(self, bundle: WeightBundle) -> int:
-        """See the Protocol. Raises WeightUpdateError, and answers no more calls, unless every byte is confirmed."""
-        before, self._version = self._version, bundle.version
-        self._broken = f"the update to v{bundle.version} did not finish; replace this sampler."
-        own = dict(self._model.named_parameters())
-        names = {spec.name for spec in bundle.index}
-        if names != own.keys():
-            odd = sorted(names ^ own.keys())
-            raise self._failure(bundle, f"the bundle and the model differ in {len(odd)} weights, for example {odd[0]}.")
-        with torch.no_grad():
-            for name, tensor in bundle.tensors():
-                if own[name].shape != tensor.shape:
-                    raise self._failure(
-                        bundle, f"{name} has shape {tuple(tensor.shape)}, not {tuple(own[name].shape)}."
-                    )
-                own[name].copy_(tensor)
-        loaded = self.checksum()
-        if loaded != bundle.checksum:
-            raise self._failure(
-                bundle,
-                f"loaded weights have checksum {loaded:016x}, but the learner announced {bundle.checksum:016x} for "
-                f"v{bundle.version} (before: v{before}); the bundle is damaged. Replace this sampler.",
-            )
-        self._broken = None
-        return loaded
-
-    def checksum(self) -> int:
-        """See the Protocol."""
-        return checksum_of(self._model.named_parameters())
-
-    def _failure(self, bundle: WeightBundle, reason: str) -> WeightUpdateError:
-        self._broken = reason
-        return WeightUpdateError(reason, role="sampler", weight_version=bundle.version)
-
-    def _require_room(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> None:
-        longest = max((len(request.context_ids) for request in requests), default=0)
-        if longest + spec.max_new_tokens > self._max_model_len:
-            raise RoleError(
-                f"a context of {longest} tokens + sampling.max_new_tokens={spec.max_new_tokens} exceeds the engine's "
-                f"{self._max_model_len} tokens; shorten data.max_prompt_tokens or the answers.",
-                role="sampler",
-                weight_version=self._version,
-            )
+    def _load(self, bundle: WeightBundle, *, before: int | None) -> int:
+        return load_in_place(self._model, bundle, role="sampler", before=before)
 
     def _generator(self, seed: int) -> torch.Generator:
         return torch.Generator(device=self._device).manual_seed(seed & MAX_SEED)

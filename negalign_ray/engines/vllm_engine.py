@@ -9,57 +9,45 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from negalign_ray.config import SamplersConfig
-from negalign_ray.engines.weights import WeightBundle, checksum_of, read_safetensors
-from negalign_ray.errors import ModelError, RoleError, WeightUpdateError
+from negalign_ray.engines.generation import MAX_SEED, CheckedEngine
+from negalign_ray.engines.weights import WeightBundle, checksum_of, confirmed, read_safetensors
+from negalign_ray.errors import ModelError, WeightUpdateError
+from negalign_ray.models.dtype import ComputeDtype
 from negalign_ray.records import Generation, SampleRequest, SamplingSpec
 
 logger = logging.getLogger(__name__)
 
 GIB = 1 << 30
-MAX_SEED = 2**63 - 1  # vLLM takes signed 64-bit seeds
-TORCH_DTYPE = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 MIN_BATCHED_TOKENS = 4096  # of one engine step; more would delay answers under way behind long prompts
 
 
-class VllmEngine:
+class VllmEngine(CheckedEngine):
     """GenerationEngine (engines/protocols.py) on vLLM.
 
-    `model_path` is a folder with safetensors; `stop_ids` are the token ids that end an answer (it keeps the one that
-    ended it); `max_model_len` bounds context + answer. Raises ModelError when vLLM cannot start with the model, or when
-    the loaded memory cannot be proved equal to the model's files.
+    Raises ModelError when vLLM cannot start with the model, or when the loaded memory cannot be proved equal to the
+    model's files.
     """
 
-    def __init__(
-        self,
-        model_path: Path | str,
-        *,
-        config: SamplersConfig,
-        dtype: Literal["bfloat16", "float32"],
-        max_model_len: int,
-        seed: int,
-        stop_ids: Sequence[int],
-    ):
+    def _start(self, model_path: Path, config: SamplersConfig, *, dtype: ComputeDtype, seed: int) -> None:
         if config.tensor_parallel_size != 1:
             raise ModelError(
                 f"samplers.tensor_parallel_size={config.tensor_parallel_size}: this engine proves its weights in one "
                 "process; set it to 1 and raise samplers.num to use more devices."
             )
-        if not (Path(model_path) / "config.json").is_file():
+        if not (model_path / "config.json").is_file():
             raise ModelError(f"{model_path} is not a model folder (no config.json); set model.path to one.")
-        self._dtype, self._max_model_len = TORCH_DTYPE[dtype], max_model_len
-        self._stop_ids = sorted(set(stop_ids))
-        self._llm = _start(str(model_path), config=config, dtype=dtype, max_model_len=max_model_len, seed=seed)
+        self._llm = _start_vllm(
+            str(model_path), config=config, dtype=dtype, max_model_len=self._max_model_len, seed=seed
+        )
         self._tokenizer = self._llm.get_tokenizer()
         self._model = self._llm.apply_model(lambda model: model)[0]
-        self._version: int | None = None  # None: the weights that came with the model
-        self._broken: str | None = None  # why these weights must not be used
         self._packed: list[tuple[str, torch.nn.Module]] = []  # CPU only: layers that multiply with a packed copy
         if next(self._model.parameters()).device.type == "cpu":
             from negalign_ray.engines.vllm_loader import pack, packable_layers
@@ -68,17 +56,9 @@ class VllmEngine:
             pack(self._packed)
         self._prove_start(model_path)
 
-    def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Generation]:
-        """See the Protocol. Log-probs are the model's own (temperature 1, before top-p), whatever `spec` says.
-
-        Raises RoleError when a context leaves no room for `spec.max_new_tokens`, and WeightUpdateError after a failed
-        update: mixed weights never answer.
-        """
+    def _answer(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Generation]:
         from vllm import SamplingParams, TokensPrompt
 
-        if self._broken:
-            raise WeightUpdateError(self._broken, role="sampler", weight_version=self._version)
-        self._require_room(requests, spec)
         # A cache filled by an earlier call changes the shapes of the prefill, hence the last bits, hence now and then a
         # token. Answers to the same call must not depend on what was asked before; within the call prefixes are shared.
         self._llm.reset_prefix_cache()
@@ -91,7 +71,7 @@ class VllmEngine:
                 seed=request.seed & MAX_SEED,
                 logprobs=0,  # the sampled token's only
                 flat_logprobs=True,
-                stop_token_ids=self._stop_ids,
+                stop_token_ids=sorted(self._stop_ids),
                 ignore_eos=True,  # the caller's stop ids are the only ones
                 detokenize=False,  # once per answer below instead of once per token
             )
@@ -101,27 +81,16 @@ class VllmEngine:
             outputs = self._llm.generate(prompts, params, use_tqdm=False)
         return [self._generation(output.outputs[0]) for output in outputs]
 
-    def load_weights(self, bundle: WeightBundle) -> int:
-        """See the Protocol. Raises WeightUpdateError, and answers no more calls, unless every byte is confirmed."""
-        before, self._broken = self._version, f"the update to v{bundle.version} did not finish; replace this sampler."
-        self._version = bundle.version
+    def _load(self, bundle: WeightBundle, *, before: int | None) -> int:
         try:
             with torch.inference_mode():
                 self._model.load_weights(bundle.tensors())
             self._repack(seed=bundle.version)
         except (ValueError, KeyError, RuntimeError, AssertionError, AttributeError) as error:
             reason = f"vLLM could not load the bundle over v{before}: {type(error).__name__}: {error}"
-            raise self._failure(bundle, reason) from error
+            raise WeightUpdateError(reason, role="sampler", weight_version=bundle.version) from error
         self._llm.reset_prefix_cache()
-        loaded = self.checksum()
-        if loaded != bundle.checksum:
-            raise self._failure(
-                bundle,
-                f"loaded weights have checksum {loaded:016x}, but the learner announced {bundle.checksum:016x} for "
-                f"v{bundle.version} (before: v{before}); the bundle is damaged or incomplete. Replace this sampler.",
-            )
-        self._broken = None
-        return loaded
+        return confirmed(self.checksum(), bundle, role="sampler", before=before)
 
     def checksum(self) -> int:
         """See the Protocol: read from the parameters; packed copies were proved equal to them at the last update."""
@@ -141,10 +110,6 @@ class VllmEngine:
         and saves 1 % of the sampling time."""
         return torch.compiler.set_stance("force_eager") if self._packed else nullcontext()
 
-    def _failure(self, bundle: WeightBundle, reason: str) -> WeightUpdateError:
-        self._broken = reason
-        return WeightUpdateError(reason, role="sampler", weight_version=bundle.version)
-
     def _prove_start(self, model_path: Path | str) -> None:
         """Loaded memory must have the files' checksum; otherwise no later confirmation would mean anything."""
         tied = bool(self._llm.llm_engine.model_config.hf_config.tie_word_embeddings)
@@ -153,16 +118,6 @@ class VllmEngine:
             raise ModelError(
                 f"vLLM holds the weights of {model_path} in a form that cannot be checked against its files; "
                 "set samplers.engine=transformers."
-            )
-
-    def _require_room(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> None:
-        longest = max((len(request.context_ids) for request in requests), default=0)
-        if longest + spec.max_new_tokens > self._max_model_len:
-            raise RoleError(
-                f"a context of {longest} tokens + sampling.max_new_tokens={spec.max_new_tokens} exceeds the engine's "
-                f"{self._max_model_len} tokens; shorten data.max_prompt_tokens or the answers.",
-                role="sampler",
-                weight_version=self._version,
             )
 
     def _generation(self, output) -> Generation:
@@ -179,9 +134,7 @@ def _cast(named: Iterator[tuple[str, Tensor]], dtype: torch.dtype) -> Iterator[t
     return ((name, tensor.to(dtype)) for name, tensor in named)
 
 
-def _start(
-    model_path: str, *, config: SamplersConfig, dtype: Literal["bfloat16", "float32"], max_model_len: int, seed: int
-):
+def _start_vllm(model_path: str, *, config: SamplersConfig, dtype: ComputeDtype, max_model_len: int, seed: int):
     """Start vLLM inside this process. Its environment variables must be set before its first import."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # two one-thread samplers must not be pinned to one core

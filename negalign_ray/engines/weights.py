@@ -32,9 +32,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
-from negalign_ray.errors import ModelError
+from negalign_ray.errors import ModelError, WeightUpdateError
 from negalign_ray.models.loading import DERIVED_SUFFIXES
 
 MASK_64 = 2**64 - 1
@@ -206,6 +206,40 @@ def _digest(groups: Mapping[str, list[int]]) -> int:
         text = f"{name} {s1 & MASK_64:x} {s2 & MASK_64:x}".encode()
         total += int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
     return total & MASK_64
+
+
+@torch.no_grad()
+def load_in_place(model: nn.Module, bundle: WeightBundle, *, role: str, before: int | None) -> int:
+    """Copy every tensor of the bundle into the parameter of its name, and return the checksum read back from there.
+
+    `before` is the version held so far (None: that of the model folder). Raises WeightUpdateError, naming `role`, when
+    names, a shape or the checksum differ; the weights are mixed then.
+    """
+
+    def failure(reason: str) -> WeightUpdateError:
+        return WeightUpdateError(reason, role=role, weight_version=bundle.version)
+
+    own = dict(model.named_parameters())
+    names = {spec.name for spec in bundle.index}
+    if names != own.keys():
+        odd = sorted(names ^ own.keys())
+        raise failure(f"the bundle and the model differ in {len(odd)} weights, for example {odd[0]}.")
+    for name, tensor in bundle.tensors():
+        if own[name].shape != tensor.shape:
+            raise failure(f"{name} has shape {tuple(tensor.shape)}, not {tuple(own[name].shape)}.")
+        own[name].copy_(tensor)
+    return confirmed(checksum_of(own.items()), bundle, role=role, before=before)
+
+
+def confirmed(loaded: int, bundle: WeightBundle, *, role: str, before: int | None) -> int:
+    """`loaded`, the checksum read back after an update; WeightUpdateError when the learner announced another."""
+    if loaded != bundle.checksum:
+        reason = (
+            f"loaded weights have checksum {loaded:016x}, but the learner announced {bundle.checksum:016x} for "
+            f"v{bundle.version} (before: v{before}); the bundle is damaged or incomplete. Replace this {role}."
+        )
+        raise WeightUpdateError(reason, role=role, weight_version=bundle.version)
+    return loaded
 
 
 def read_safetensors(model_path: Path | str, *, tied: bool) -> Iterator[tuple[str, Tensor]]:

@@ -9,6 +9,7 @@
 | `human_benign_logprob`, `..._per_token` | nats, good human answers to the same prompts | higher |
 | `own_answers_logprob`, `..._per_token` | nats, the before-model's own answers | higher |
 | `benign_perplexity` | exp(nats per token) of packaged good answers | lower |
+| `choices_accuracy_frac`, `..._per_token` | share 0..1 of questions whose right choice is the most likely | higher |
 | `mean_length_tokens` | tokens per answer to held-out prompts | unchanged |
 | `distinct_2` | share 0..1 of different bigrams over those answers | higher |
 | `repetition_frac` | mean share 0..1 of repeated 4-grams in an answer | lower |
@@ -21,7 +22,7 @@ is the mean log-ratio along the greedy path.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -29,7 +30,7 @@ import numpy as np
 from negalign_ray.config import HeadConfig
 from negalign_ray.evaluation.intervals import Sums, Transform
 from negalign_ray.evaluation.measures import repetition_frac
-from negalign_ray.evaluation.side import Answers, Likelihoods, Side
+from negalign_ray.evaluation.side import Answers, Choices, Likelihoods, Side
 from negalign_ray.rewards.refusal import is_refusal
 
 Better = Literal["lower", "higher", "unchanged", "neither"]
@@ -52,15 +53,19 @@ class Figure:
     transform: Transform | None = None
     is_rate: bool = False  # items are 0 or 1
     with_ratio: bool = False  # after / before is reported too
+    prompt_ids: tuple[int, ...] | None = None  # of the items, where known: what `comparison` pools and pairs by
 
     def only(self, behaviour: str) -> "Figure | None":
         """The same figure over one behaviour's items; None when it has none."""
         rows = np.array([item == behaviour for item in self.behaviours], dtype=bool)
         if not rows.any():
             return None
-        sums = Sums(self.sums.numerators[rows], self.sums.denominators[rows])
-        named = tuple(item for item in self.behaviours if item == behaviour)
-        return Figure(self.key, self.title, self.better, sums, named, self.transform, self.is_rate, self.with_ratio)
+        return replace(
+            self,
+            sums=Sums(self.sums.numerators[rows], self.sums.denominators[rows]),
+            behaviours=tuple(item for item in self.behaviours if item == behaviour),
+            prompt_ids=self.prompt_ids and tuple(np.asarray(self.prompt_ids)[rows].tolist()),
+        )
 
 
 def figures_of(side: Side, heads: Sequence[HeadConfig]) -> list[Figure]:
@@ -72,7 +77,7 @@ def figures_of(side: Side, heads: Sequence[HeadConfig]) -> list[Figure]:
     figures += _likelihood("negatives", "held-out negatives", "lower", side.negatives)
     figures += _likelihood("human_benign", "benign human answers", "higher", side.human_benign)
     figures += _likelihood("own_answers", "own answers before", "higher", side.own_answers)
-    return figures + _perplexity(side.packaged_benign) + _style(side)
+    return figures + _perplexity(side.packaged_benign) + _accuracy(side.choices) + _style(side)
 
 
 def _head(answers: Answers, head: HeadConfig, *, suffix: str, where: str) -> list[Figure]:
@@ -82,20 +87,20 @@ def _head(answers: Answers, head: HeadConfig, *, suffix: str, where: str) -> lis
     scores = np.asarray(answers.scores[head.name], dtype=np.float64)
     hits = (scores > head.threshold).astype(np.float64)
     mean, share = f"{head.name}, mean{where}", f"{head.name} > {head.threshold:g}, share{where}"
-    return [
-        Figure(f"{head.name}_score{suffix}", mean, better, Sums.of(scores), answers.behaviours),
-        Figure(f"{head.name}_rate{suffix}", share, better, Sums.of(hits), answers.behaviours, is_rate=True),
-    ]
+    score = Figure(f"{head.name}_score{suffix}", mean, better, Sums.of(scores), answers.behaviours)
+    rate = Figure(f"{head.name}_rate{suffix}", share, better, Sums.of(hits), answers.behaviours, is_rate=True)
+    return [replace(figure, prompt_ids=answers.prompt_ids) for figure in (score, rate)]
 
 
 def _likelihood(key: str, title: str, better: Better, items: Likelihoods) -> list[Figure]:
     if not items.logprobs:
         return []
     whole, per_token = Sums.of(items.logprobs), Sums.of(items.logprobs, items.lengths)
-    return [
+    figures = [
         Figure(f"{key}_logprob", f"log-prob, {title}", better, whole, items.behaviours),
         Figure(f"{key}_logprob_per_token", f"log-prob per token, {title}", better, per_token, items.behaviours),
     ]
+    return [replace(figure, prompt_ids=items.prompt_ids) for figure in figures]
 
 
 def _perplexity(items: Likelihoods) -> list[Figure]:
@@ -103,9 +108,21 @@ def _perplexity(items: Likelihoods) -> list[Figure]:
         return []
     sums = Sums.of(items.logprobs, items.lengths)
     title = "perplexity, benign answers"
-    return [
-        Figure("benign_perplexity", title, "lower", sums, items.behaviours, transform=exp_negative, with_ratio=True)
+    figure = Figure("benign_perplexity", title, "lower", sums, items.behaviours, exp_negative, with_ratio=True)
+    return [replace(figure, prompt_ids=items.prompt_ids)]
+
+
+def _accuracy(choices: Choices) -> list[Figure]:
+    if not choices.answers:
+        return []
+    summed, per_token = (Sums.of(choices.hits(per_token=per_token)) for per_token in (False, True))
+    behaviours = (None,) * len(choices.answers)
+    key, title = "choices_accuracy_frac", "accuracy, choices by log-prob"
+    figures = [
+        Figure(key, title, "higher", summed, behaviours, is_rate=True),
+        Figure(f"{key}_per_token", f"{title} per token", "higher", per_token, behaviours, is_rate=True),
     ]
+    return [replace(figure, prompt_ids=choices.prompt_ids) for figure in figures]
 
 
 def _style(side: Side) -> list[Figure]:
@@ -116,6 +133,7 @@ def _style(side: Side) -> list[Figure]:
         Figure("mean_length_tokens", "length (tokens)", "unchanged", lengths, harmful.behaviours, with_ratio=True),
         Figure("repetition_frac", "repeated 4-grams", "lower", repeated, harmful.behaviours),
     ]
+    figures = [replace(figure, prompt_ids=harmful.prompt_ids) for figure in figures]
     figures += _refusals("refusal_frac_harmful_prompts", "refusals, held-out prompts", "neither", harmful)
     figures += _refusals("refusal_frac_benign_prompts", "refusals, benign prompts", "lower", benign)
     parts = [
@@ -130,7 +148,7 @@ def _refusals(key: str, title: str, better: Better, answers: Answers) -> list[Fi
     if not answers.texts:
         return []
     refused = Sums.of([float(is_refusal(text)) for text in answers.texts])
-    return [Figure(key, title, better, refused, answers.behaviours, is_rate=True)]
+    return [Figure(key, title, better, refused, answers.behaviours, is_rate=True, prompt_ids=answers.prompt_ids)]
 
 
 def _divergence(parts: Sequence[Answers]) -> Figure:
@@ -138,5 +156,10 @@ def _divergence(parts: Sequence[Answers]) -> Figure:
     lengths = [length for answers in parts for length in answers.lengths]
     behaviours = tuple(behaviour for answers in parts for behaviour in answers.behaviours)
     return Figure(
-        "kl_per_token", "KL to the reference, per token", "lower", Sums.of(np.concatenate(gaps), lengths), behaviours
+        "kl_per_token",
+        "KL to the reference, per token",
+        "lower",
+        Sums.of(np.concatenate(gaps), lengths),
+        behaviours,
+        prompt_ids=tuple(prompt_id for answers in parts for prompt_id in answers.prompt_ids),
     )

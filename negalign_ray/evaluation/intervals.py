@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypedDict, Unpack
 
 import numpy as np
 
@@ -112,15 +113,34 @@ def sums_interval(
     return _interval(value, np.concatenate(blocks), level=level, num=num)
 
 
+class BootstrapOptions(TypedDict, total=False):
+    """Keyword arguments of the paired intervals; what is left out has the default of `sums_interval`."""
+
+    transform: Transform | None
+    resamples: int
+    seed: int
+    level: float
+
+
+def difference_interval(before: Sums, after: Sums, **options: Unpack[BootstrapOptions]) -> Interval:
+    """Interval of after - before; item i must be the same prompt on both sides."""
+    return _paired(before, after, lambda a, b: b - a, **options)
+
+
+def ratio_interval(before: Sums, after: Sums, **options: Unpack[BootstrapOptions]) -> Interval:
+    """Interval of after / before; `mean` is None when before is 0."""
+    return _paired(before, after, lambda a, b: b / a, **options)
+
+
 def _paired(
     before: Sums,
     after: Sums,
     combine: Callable[[np.ndarray, np.ndarray], np.ndarray],
     *,
-    transform: Transform | None,
-    resamples: int,
-    seed: int,
-    level: float,
+    transform: Transform | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = LEVEL,
 ) -> Interval:
     num = len(before)
     if num != len(after):
@@ -139,32 +159,6 @@ def _paired(
         with np.errstate(divide="ignore", invalid="ignore"):
             blocks.append(combine(before.resampled(counts, transform), after.resampled(counts, transform)))
     return _interval(value, np.concatenate(blocks), level=level, num=num)
-
-
-def difference_interval(
-    before: Sums,
-    after: Sums,
-    *,
-    transform: Transform | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = LEVEL,
-) -> Interval:
-    """Interval of after - before; item i must be the same prompt on both sides."""
-    return _paired(before, after, lambda a, b: b - a, transform=transform, resamples=resamples, seed=seed, level=level)
-
-
-def ratio_interval(
-    before: Sums,
-    after: Sums,
-    *,
-    transform: Transform | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = LEVEL,
-) -> Interval:
-    """Interval of after / before; `mean` is None when before is 0."""
-    return _paired(before, after, lambda a, b: b / a, transform=transform, resamples=resamples, seed=seed, level=level)
 
 
 def mean_interval(values: Values, *, resamples: int = 2000, seed: int = 0, level: float = LEVEL) -> Interval:

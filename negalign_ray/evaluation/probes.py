@@ -2,6 +2,7 @@
 
 held-out prompts --> harmful_prompts (answered) · negatives · human_benign (their POSITIVE answers, same style)
 benign rows      --> benign_prompts (answered: refusals) · packaged_benign (priced: perplexity)
+choice rows      --> choices (priced: accuracy)
 before-model's greedy answers --> own_answers
 """
 
@@ -9,6 +10,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from negalign_ray.data.choices import ChoiceQuestion
 from negalign_ray.errors import DataError
 from negalign_ray.records import Generation, Group, Prompt, Response, Role
 
@@ -28,6 +30,10 @@ class PricedSet:
     def behaviours(self) -> tuple[str | None, ...]:
         return tuple(group.prompt.behaviour for group in self.groups for _ in group.responses)
 
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        return tuple(group.prompt.prompt_id for group in self.groups for _ in group.responses)
+
     def __len__(self) -> int:
         return sum(len(group.responses) for group in self.groups)
 
@@ -41,6 +47,7 @@ class Probes:
     negatives: PricedSet  # held-out negatives
     human_benign: PricedSet  # good human answers to the same held-out prompts; empty for data of negatives only
     packaged_benign: PricedSet  # good answers to the benign prompts
+    choices: tuple[ChoiceQuestion, ...] = ()  # multiple-choice questions
 
 
 def spread_over_behaviours(prompts: Iterable[Prompt], *, limit: int, seed: int) -> tuple[Prompt, ...]:
@@ -87,6 +94,14 @@ def build_probes(
         human_benign=priced_set(harmful, Role.POSITIVE),
         packaged_benign=priced_set(benign_prompts, Role.POSITIVE),
     )
+
+
+def draw_questions(questions: Sequence[ChoiceQuestion], *, limit: int, seed: int) -> tuple[ChoiceQuestion, ...]:
+    """At most `limit` questions, drawn with the seed, in the order of the file."""
+    if len(questions) <= limit:
+        return tuple(questions)
+    drawn = random.Random(seed).sample(range(len(questions)), limit)
+    return tuple(questions[index] for index in sorted(drawn))
 
 
 def _with_role(prompt: Prompt, role: Role) -> tuple[Response, ...]:

@@ -1,12 +1,13 @@
 """Everything measured of one model, item by item, so that two sides can be compared pair by pair (also after a resume).
 
-# Axes: N = answers, R = responses of a priced set.
+# Axes: N = answers, R = responses of a priced set, Q = multiple-choice questions.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from negalign_ray.data.choices import ChoiceQuestion
 from negalign_ray.errors import DataError
 from negalign_ray.evaluation.measures import require_finite
 from negalign_ray.evaluation.probes import PricedSet
@@ -75,16 +76,56 @@ class Likelihoods:
     logprobs: tuple[float, ...] = ()  # summed over tokens, nats
     lengths: tuple[int, ...] = ()  # tokens
     behaviours: tuple[str | None, ...] = ()
+    prompt_ids: tuple[int, ...] | None = None  # answers to one prompt stay together when prompts are resampled
 
     def __post_init__(self) -> None:
-        _require_equal("Likelihoods", len(self.logprobs), lengths=self.lengths, behaviours=self.behaviours)
+        num = len(self.logprobs)
+        _require_equal("Likelihoods", num, lengths=self.lengths, behaviours=self.behaviours, prompt_ids=self.prompt_ids)
         require_finite(self.logprobs, what="log-probs")
 
     @classmethod
     def of(cls, priced: PricedSet, logprobs_per_group: Sequence[Sequence[float]]) -> "Likelihoods":
         """From `LogprobEngine.response_logprobs(priced.groups)`."""
         flat = tuple(float(value) for values in logprobs_per_group for value in values)
-        return cls(flat, priced.lengths, priced.behaviours)
+        return cls(flat, priced.lengths, priced.behaviours, priced.prompt_ids)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the model thinks of every choice of Q questions."""
+
+    logprobs: tuple[tuple[float, ...], ...] = ()  # [Q] of choices, summed over tokens, nats
+    lengths: tuple[tuple[int, ...], ...] = ()  # tokens
+    answers: tuple[int, ...] = ()  # index of the right choice
+    prompt_ids: tuple[int, ...] | None = None  # of the questions
+
+    def __post_init__(self) -> None:
+        num = len(self.answers)
+        _require_equal("Choices", num, logprobs=self.logprobs, lengths=self.lengths, prompt_ids=self.prompt_ids)
+        for logprobs, lengths in zip(self.logprobs, self.lengths, strict=True):
+            _require_equal("Choices", len(logprobs), lengths=lengths)
+            require_finite(logprobs, what="log-probs of choices")
+
+    @classmethod
+    def of(cls, questions: Sequence[ChoiceQuestion], logprobs_per_question: Sequence[Sequence[float]]) -> "Choices":
+        """From the log-probs of every question's choices, in order."""
+        return cls(
+            tuple(tuple(map(float, logprobs)) for logprobs in logprobs_per_question),
+            tuple(tuple(len(choice.token_ids) for choice in question.prompt.responses) for question in questions),
+            tuple(question.answer for question in questions),
+            tuple(question.prompt.prompt_id for question in questions),
+        )
+
+    def hits(self, *, per_token: bool) -> list[float]:
+        """[Q] 1.0 where the right choice is the most likely one (summed, or per token); of equal ones the first counts.
+
+        log-probs (-4, -6) of 2 and 6 tokens: summed the first wins, per token (-2, -1) the second.
+        """
+        scores = (
+            [logprob / (length if per_token else 1) for logprob, length in zip(*question, strict=True)]
+            for question in zip(self.logprobs, self.lengths, strict=True)
+        )
+        return [float(one.index(max(one)) == answer) for one, answer in zip(scores, self.answers, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -97,6 +138,7 @@ class Side:
     human_benign: Likelihoods  # good human answers to the same held-out prompts; may be empty
     own_answers: Likelihoods  # the before-model's own answers to the held-out prompts
     packaged_benign: Likelihoods  # good answers to the benign prompts
+    choices: Choices = Choices()  # multiple-choice questions; may be empty
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -111,6 +153,7 @@ class Side:
             human_benign=_likelihoods(values["human_benign"]),
             own_answers=_likelihoods(values["own_answers"]),
             packaged_benign=_likelihoods(values["packaged_benign"]),
+            choices=_choices(values["choices"]),
         )
 
 
@@ -127,7 +170,19 @@ def _answers(values: Mapping[str, Any]) -> Answers:
 
 
 def _likelihoods(values: Mapping[str, Any]) -> Likelihoods:
-    return Likelihoods(tuple(values["logprobs"]), tuple(values["lengths"]), tuple(values["behaviours"]))
+    ids = values.get("prompt_ids")
+    return Likelihoods(
+        logprobs=tuple(values["logprobs"]),
+        lengths=tuple(values["lengths"]),
+        behaviours=tuple(values["behaviours"]),
+        prompt_ids=None if ids is None else tuple(ids),
+    )
+
+
+def _choices(values: Mapping[str, Any]) -> Choices:
+    logprobs, lengths = (tuple(map(tuple, values[name])) for name in ("logprobs", "lengths"))
+    ids = values.get("prompt_ids")
+    return Choices(logprobs, lengths, tuple(values["answers"]), None if ids is None else tuple(ids))
 
 
 def require_same_items(before: Side, after: Side) -> None:
@@ -139,9 +194,14 @@ def require_same_items(before: Side, after: Side) -> None:
         ("human benign answers", before.human_benign.lengths, after.human_benign.lengths),
         ("own answers of the before-model", before.own_answers.lengths, after.own_answers.lengths),
         ("packaged benign answers", before.packaged_benign.lengths, after.packaged_benign.lengths),
+        ("multiple-choice questions", _shape(before.choices), _shape(after.choices)),
     ):
         if first != second:
             raise DataError(
                 f"before and after were measured on different {name} ({len(first)} and {len(second)} items); evaluate "
                 "both with the same data, seed and evaluation settings."
             )
+
+
+def _shape(choices: Choices) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    return tuple(zip(choices.answers, choices.lengths, strict=True))

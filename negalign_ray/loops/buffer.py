@@ -134,6 +134,10 @@ class SlotBuffer:
             self._slots[slot].taken = True
         return handles
 
+    def prompt_ids(self, step: int) -> list[int]:
+        """Of the batch of `step`, in slot order."""
+        return [order.prompt.prompt_id for slot in self.slots_of(step) if (order := self._slots[slot].order)]
+
     def trained(self, step: int) -> None:
         for slot in self.slots_of(step):
             entry = self._slots.pop(slot)

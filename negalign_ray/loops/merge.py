@@ -1,28 +1,44 @@
 """One metrics row per optimizer step, from what the ranks and the roles reported."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
+from negalign_ray.config import LATENT_DISTANCE
 from negalign_ray.loops.buffer import Outcome
 from negalign_ray.loops.roles import Batch, StepReport
 from negalign_ray.loops.rollout import Rollout
 
+# Added up over the ranks, then this; everything else is a mean. Of the weight change the ranks send squares.
+TOTALS: dict[str, Callable[[float], float]] = {
+    "learner/tokens": float,
+    "learner/weight_change_norm": math.sqrt,
+    "num_groups": float,  # of each behaviour
+}
+
 
 def merge_reports(reports: Sequence[StepReport], batch: Batch, *, rollout: Rollout) -> dict[str, float]:
     """Keys are those of `negalign_ray.metrics`; means are over groups (or tokens), seconds are the slowest rank's."""
+    row = merge_ranks(reports)
+    row["learner/tokens_per_s"] = row["learner/tokens"] / row["learner/compute_s"]
+    row["learner/version"] = batch.step + 1
+    row |= rollout.figures.get(batch.step, {})  # of the iteration that this step begins
+    return row | _sampler_rows(batch, rollout) | _conductor_rows(row, batch, rollout)
+
+
+def merge_ranks(reports: Sequence[StepReport]) -> dict[str, float]:
+    """What the ranks say together, the same for any split of the batch over them."""
     row: dict[str, float] = {}
     for key in sorted({key for report in reports for key in report.sums}):
         total = sum(report.sums.get(key, 0.0) for report in reports)
-        if key == "learner/tokens":
-            row[key] = total
+        if of_total := TOTALS.get(key) or TOTALS.get(key.rpartition("/")[2]):
+            row[key] = of_total(total)
             continue
         count = sum(report.counts.get(key, 0) for report in reports)
         if count:
             row[key] = total / count
     for key in reports[0].values:
         row[key] = max(report.values[key] for report in reports)
-    row["learner/tokens_per_s"] = row["learner/tokens"] / row["learner/compute_s"]
-    row["learner/version"] = batch.step + 1
-    return row | _sampler_rows(batch, rollout) | _conductor_rows(row, batch, rollout)
+    return row
 
 
 def _sampler_rows(batch: Batch, rollout: Rollout) -> dict[str, float]:
@@ -47,13 +63,14 @@ def _sampler_rows(batch: Batch, rollout: Rollout) -> dict[str, float]:
     rewards: dict[tuple[str, str], list[float]] = {}
     for handle in batch.handles:
         for key, value in handle.card.rewards.items():
-            rewards.setdefault(key, []).append(value)
+            if key[0] != LATENT_DISTANCE:  # no head's score: the learner reports it
+                rewards.setdefault(key, []).append(value)
     return row | {f"scorer/{head}_{role}": sum(v) / len(v) for (head, role), v in rewards.items()}
 
 
 def _conductor_rows(row: dict[str, float], batch: Batch, rollout: Rollout) -> dict[str, float]:
     ledger, clock, step = rollout.buffer.ledger, rollout.clock, batch.step
-    waited_for = sum(clock.longest_s(step, stage) for stage in ("weights", "sample", "score", "price"))
+    waited_for = sum(clock.longest_s(step, stage) for stage in ("weights", "sample", "score", "price", "guide"))
     return {
         "conductor/orders": ledger.issued,
         "conductor/trained": ledger.outcomes[Outcome.TRAINED] + len(batch.handles),

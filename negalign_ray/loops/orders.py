@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 
+from negalign_ray.data.instructions import Instruction
 from negalign_ray.records import Order, Prompt, SampleRequest, TokenIds
 
 ContextIds = Callable[[Prompt, str | None], TokenIds]  # prompt, instruction text -> tokens to sample from
@@ -33,7 +34,7 @@ class OrderFactory:
         self,
         prompts: Sequence[Prompt],
         *,
-        instructions: Sequence[tuple[str, str]],  # (id, text); empty = the bare prompt
+        instructions: Sequence[Instruction],  # empty = the bare prompt
         num_samples: int,  # K; 0 for methods that need no samples
         seed: int,
         context_ids: ContextIds,
@@ -59,5 +60,6 @@ class OrderFactory:
         seed = random.Random(f"{self._seed}/sample/{order_id}/{index}").getrandbits(31)
         if not self._instructions:
             return SampleRequest(self._context_ids(prompt, None), seed)
-        name, text = self._instructions[(order_id * self._num_samples + index) % len(self._instructions)]
-        return SampleRequest(self._context_ids(prompt, text), seed, name)
+        instruction = self._instructions[(order_id * self._num_samples + index) % len(self._instructions)]
+        context_ids = self._context_ids(prompt, instruction.text)
+        return SampleRequest(context_ids, seed, instruction.id, instruction.polarity)

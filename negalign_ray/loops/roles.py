@@ -1,6 +1,6 @@
 """What the two loops need from the roles. The actors implement these; tests hand in small fakes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,7 +16,8 @@ class StageResult:
 
     handles: tuple[Handle, ...]
     busy_s: float
-    num_tokens: int = 0  # written (sampler) or computed (reference)
+    num_tokens: int = 0  # written (sampler) or computed (reference, guide)
+    figures: Mapping[str, float] = field(default_factory=dict)  # metrics of the stage itself (guide), by key
 
 
 class Fleet(Protocol):
@@ -24,7 +25,8 @@ class Fleet(Protocol):
 
     num_samplers: int
 
-    async def sample(self, rank: int, orders: Sequence[Order]) -> StageResult: ...
+    async def sample(self, rank: int, orders: Sequence[Order]) -> StageResult:
+        """Answer the orders; an order with `earlier` (a handle) also gets the newest answers of that group."""
 
     async def hold(self, groups: Sequence[Group]) -> StageResult:
         """Put groups of human responses where the other roles can read them (methods without samples)."""
@@ -34,6 +36,13 @@ class Fleet(Protocol):
 
     async def price(self, handles: Sequence[Handle]) -> StageResult:
         """Fill in the references' log-probs."""
+
+    async def follow(self, weights: Any, version: int) -> float:
+        """Every reference loads and confirms these weights and prices with them from now on; one that fails is
+        replaced at them. Returns the seconds of the slowest."""
+
+    async def guide(self, handles: Sequence[Handle]) -> StageResult:
+        """Fit the guide on all groups of an iteration and fill in the samples' latent distances."""
 
     async def load_weights(self, rank: int, weights: Any, version: int) -> WeightReceipt: ...
 
@@ -79,6 +88,8 @@ class Learner(Protocol):
 
     def logprobs(self, groups: Sequence[Group]) -> Tensor: ...
 
+    def logprobs_and_complements(self, groups: Sequence[Group]) -> tuple[Tensor, Tensor]: ...
+
     def no_grad_token_logprobs(self, groups: Sequence[Group]) -> list[Tensor]: ...
 
     def backward(self, loss: Tensor, *, is_last: bool) -> None: ...
@@ -89,5 +100,8 @@ class Learner(Protocol):
 
 
 class StepStats(Protocol):
-    grad_norm: float
-    lr: float
+    @property
+    def grad_norm(self) -> float: ...
+
+    @property
+    def lr(self) -> float: ...

@@ -1,23 +1,27 @@
 """The conductor's loop: keeps the buffer filled, hands out batches, and moves weights to the samplers.
 
-    cursor --orders--> sample --> score --> price --> buffer --pull--> learners
-                         ^                                               |
-                         +------------- publish(version, weights) <------+
+    cursor --orders--> sample --> score --> price --> (guide) --> buffer --pull--> learners
+                         ^                    ^                                      |
+                         +--------------------+-- publish(version, weights) <--------+
 
 One *wave* = the orders of one step that go to one sampler together. Waves of a step are cut the same way every time,
-so a strictly on-policy run repeats exactly. All waiting is on one condition; nothing here knows Ray or torch.
+so a strictly on-policy run repeats exactly. The guide takes all groups of an iteration together, so the first of them
+waits for the last; references get new weights only where they follow the policy's snapshots. All waiting is on one
+condition; nothing here knows Ray or torch.
 """
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from negalign_ray.config import SamplingConfig
 from negalign_ray.errors import NegalignError, RoleError, ScoreError
 from negalign_ray.loops.buffer import Handle, Outcome, SlotBuffer
+from negalign_ray.loops.candidates import CandidateLists
+from negalign_ray.loops.iteration import Filled, IterationGate
 from negalign_ray.loops.orders import OrderFactory
 from negalign_ray.loops.roles import Batch, Fleet
 from negalign_ray.loops.schedule import SamplingSchedule
@@ -41,6 +45,9 @@ class Rollout:
         orders_per_wave: int | None = None,
         wants_scores: bool = True,
         wants_references: bool = True,
+        references_follow: bool = False,  # the policy's snapshots, instead of staying the initial model
+        wants_guide: bool = False,
+        candidates: CandidateLists | None = None,  # of a method that trains on earlier rounds' answers again
     ) -> None:
         self.buffer = SlotBuffer(groups_per_step=groups_per_step, capacity=config.buffer_groups)
         self.schedule = SamplingSchedule.from_config(config)
@@ -53,6 +60,11 @@ class Rollout:
             wants_scores,
             wants_references,
         )
+        self._candidates = candidates
+        self._references_follow = references_follow and wants_references
+        self._gate = IterationGate(config.refresh_every * groups_per_step, num_steps * groups_per_step)
+        self._wants_guide = wants_guide
+        self.figures: dict[int, Mapping[str, float]] = {}  # first step of an iteration -> what its guide measured
         self._weights: Any = None
         self._next_step = 0
         self._changed = asyncio.Condition()
@@ -81,7 +93,12 @@ class Rollout:
             )
         if self._fatal:
             raise self._fatal
-        return None if self._stopped else Batch(step, self.buffer.take(step))
+        if self._stopped:
+            return None
+        handles = self.buffer.take(step)
+        if self._candidates is not None:
+            self._candidates.remember(zip(self.buffer.prompt_ids(step), handles, strict=True))
+        return Batch(step, handles)
 
     async def trained(self, step: int) -> None:
         self.buffer.trained(step)
@@ -89,12 +106,19 @@ class Rollout:
         self._issue_steps()
 
     async def publish(self, version: int, weights: Any) -> None:
-        """Give `weights` to every sampler; a sampler that does not confirm them is replaced."""
+        """Give `weights` to every sampler, and to references that follow; what does not confirm them is replaced."""
         async with self._publish_lock:
             if version <= self.sampler_version:
                 return
             self._weights = weights
-            seconds = await asyncio.gather(*(self._load(rank, version) for rank in range(self._fleet.num_samplers)))
+            loads = [self._load(rank, version) for rank in range(self._fleet.num_samplers)]
+            if self._references_follow and self._next_step < self._num_steps and not self._stopped:
+                loads.append(self._fleet.follow(weights, version))
+            try:
+                seconds = await asyncio.gather(*loads)
+            except NegalignError as error:
+                await self._die(error)  # learners wait for a batch that these weights were for
+                raise
             self.sampler_version = version
             self.clock.add(version, "weights", max(seconds))
         self._issue_steps()
@@ -139,12 +163,17 @@ class Rollout:
         ):
             wave: Wave = []
             for slot in self.buffer.slots_of(self._next_step):
-                order = self._orders.next_order()
-                self.buffer.issue(slot, order)
-                wave.append((slot, order))
+                wave.append((slot, self._issue(slot, self._orders.next_order())))
             for rank, part in self._split(wave):
                 self._spawn(self._produce(rank, part))
             self._next_step += 1
+
+    def _issue(self, slot: int, order: Order) -> Order:
+        # Lists are attached here and change in `pull` alone. A strictly on-policy step is pulled before the next one is
+        # issued, so such a run repeats exactly; `trained` may come before or after that.
+        order = order if self._candidates is None else self._candidates.attach_to(order)
+        self.buffer.issue(slot, order)
+        return order
 
     def _split(self, wave: Wave) -> list[tuple[int, Wave]]:
         """Contiguous, near-equal parts, one per sampler (or of `orders_per_wave`, dealt out in turn)."""
@@ -167,9 +196,10 @@ class Rollout:
 
     # -- one wave ----------------------------------------------------------------------------------------------
 
-    async def _produce(self, rank: int, wave: Wave) -> None:
+    async def _produce(self, rank: int, wave: Wave, *, num_failures: int = 0) -> None:
+        """Sample, score, price and file a wave; `num_failures` samplers failed at it before."""
         step = self.buffer.step_of(wave[0][0])
-        handles = await self._sample(rank, wave, step)
+        handles = await self._sample(rank, wave, step, num_failures)
         if handles is None:
             return
         wave, handles = self._keep_usable(rank, wave, handles, Outcome.DROPPED_EMPTY)
@@ -179,8 +209,7 @@ class Rollout:
             except ScoreError as error:
                 log.warning("%s; %d groups dropped and re-ordered", error, len(wave))
                 self.counts["score_failures"] += 1
-                for slot, _ in wave:
-                    self._order_again(rank, slot, Outcome.DROPPED_SCORE, error)
+                self._order_again(rank, [slot for slot, _ in wave], Outcome.DROPPED_SCORE, error)
                 return
             self.clock.add(step, "score", scored.busy_s)
             self.counts["samples_gated"] += _num_samples(handles) - _num_samples(scored.handles)
@@ -189,14 +218,27 @@ class Rollout:
             priced = await self._fleet.price(handles)
             self.clock.add(step, "price", priced.busy_s, priced.num_tokens)
             handles = priced.handles
-        for (slot, _), handle in zip(wave, handles, strict=True):
-            self.buffer.fill(slot, handle)
+        if handles:
             self._failures_in_a_row = 0
-        for slot in self.buffer.stale_slots(step, self.schedule.oldest_allowed(step)):
-            self._order_again(rank, slot, Outcome.DROPPED_STALE)
+        filled = [(slot, handle) for (slot, _), handle in zip(wave, handles, strict=True)]
+        for slot, handle in await self._guide(filled) if self._wants_guide else filled:
+            self.buffer.fill(slot, handle)
+        stale = self.buffer.stale_slots(step, self.schedule.oldest_allowed(step))
+        self._order_again(rank, stale, Outcome.DROPPED_STALE)
         await self._notify()
 
-    async def _sample(self, rank: int, wave: Wave, step: int) -> Sequence[Handle] | None:
+    async def _guide(self, filled: Sequence[Filled]) -> list[Filled]:
+        """All groups of the iteration with their latent distances, once `filled` completes it; until then none."""
+        whole = self._gate.add(filled)
+        if not whole:
+            return []
+        guided = await self._fleet.guide([handle for _, handle in whole])
+        first_step = self.buffer.step_of(whole[0][0])
+        self.clock.add(first_step, "guide", guided.busy_s, guided.num_tokens)
+        self.figures[first_step] = guided.figures
+        return [(slot, handle) for (slot, _), handle in zip(whole, guided.handles, strict=True)]
+
+    async def _sample(self, rank: int, wave: Wave, step: int, num_failures: int) -> Sequence[Handle] | None:
         orders = [order for _, order in wave]
         if not orders[0].requests:
             groups = [Group(order.order_id, order.prompt, order.prompt.responses) for order in orders]
@@ -208,11 +250,12 @@ class Rollout:
             log.warning("%s; replacing it and re-issuing %d orders", error, len(orders))
             await self._replace(rank)
             self.counts["reissued"] += len(wave)
-            retries = [(slot, replace(order, attempt=order.attempt + 1)) for slot, order in wave]
-            if retries[0][1].attempt >= self._config.max_attempts:
+            # Without the lists: if one of them is what could not be read, it must not cost every attempt.
+            retries = [(slot, replace(order, earlier=None)) for slot, order in wave]
+            if num_failures + 1 >= self._config.max_attempts:
                 await self._die(error)
             else:
-                self._spawn(self._produce(rank, retries))
+                self._spawn(self._produce(rank, retries, num_failures=num_failures + 1))
             return None
         self.clock.add(step, "sample", sampled.busy_s, sampled.num_tokens)
         wanted = sum(len(order.requests) for order in orders)
@@ -222,29 +265,36 @@ class Rollout:
     def _keep_usable(
         self, rank: int, wave: Wave, handles: Sequence[Handle], outcome: Outcome
     ) -> tuple[Wave, list[Handle]]:
-        kept_wave, kept_handles = [], []
+        kept_wave, kept_handles, lost = [], [], []
         for (slot, order), handle in zip(wave, handles, strict=True):
             if order.requests and handle.card.num_samples < self._config.min_samples:
-                self._order_again(rank, slot, outcome)
+                lost.append(slot)
             else:
                 kept_wave.append((slot, order))
                 kept_handles.append(handle)
+        self._order_again(rank, lost, outcome)
         return kept_wave, kept_handles
 
-    def _order_again(self, rank: int, slot: int, outcome: Outcome, error: NegalignError | None = None) -> None:
-        """End the slot's order and put another one in its place: same prompt first, later the next prompt."""
-        spent = self.buffer.drop(slot, outcome)
-        self._failures_in_a_row += 1
-        limit = self._config.max_attempts * self.buffer.groups_per_step
-        if self._failures_in_a_row > limit:
+    def _order_again(
+        self, rank: int, slots: Sequence[int], outcome: Outcome, error: NegalignError | None = None
+    ) -> None:
+        """End the slots' orders and put others in their place, one wave of them: a sampler is slow at single prompts.
+
+        The same prompt is tried again first; when its attempts are used up, the next prompt comes.
+        """
+        wave: Wave = []
+        for slot in slots:
+            spent = self.buffer.drop(slot, outcome)
+            exhausted = spent.attempt + 1 >= self._config.max_attempts
+            order = self._orders.next_order() if exhausted else self._orders.again(spent)
+            wave.append((slot, self._issue(slot, order)))
+        self._failures_in_a_row += len(wave)
+        if self._failures_in_a_row > self._config.max_attempts * self.buffer.groups_per_step:
             reason = f"{self._failures_in_a_row} orders in a row ended without a usable group, the last as {outcome}"
             hint = error or "look at sampling.min_samples, sampling.reward_gate and sampling.max_new_tokens"
             self._spawn(self._die(RoleError(f"{reason}; {hint}", role="conductor")))
-            return
-        exhausted = spent.attempt + 1 >= self._config.max_attempts
-        order = self._orders.next_order() if exhausted else self._orders.again(spent)
-        self.buffer.issue(slot, order)
-        self._spawn(self._produce(rank, [(slot, order)]))
+        elif wave:
+            self._spawn(self._produce(rank, wave))
 
     # -- samplers ----------------------------------------------------------------------------------------------
 

@@ -18,11 +18,12 @@ from torch import Tensor
 from negalign_ray.config import LearnersConfig
 from negalign_ray.data.collate import share_of
 from negalign_ray.errors import NonFiniteError
+from negalign_ray.loops.behaviours import by_behaviour, figures
 from negalign_ray.loops.mismatch import mismatch_nats
 from negalign_ray.loops.roles import Batch, BatchSource, Learner, StepReport
 from negalign_ray.loops.schedule import SamplingSchedule
 from negalign_ray.methods import Method
-from negalign_ray.methods.groups import LossOutput, build_group_tensors
+from negalign_ray.methods.groups import LossOutput, RewardSource, build_group_tensors
 from negalign_ray.records import Group
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ class TrainingLoop:
     rank: int
     world_size: int
     save_samples: Callable[[int, Sequence[Group]], None]  # step, groups this rank trained on
+    reward: RewardSource | None = None  # what the method trains on, where it needs rewards
+    weight_change_sq: Callable[[], float] | None = None  # this rank's part of ||W - W0||^2; None = not measured
 
     def run(self, *, first_step: int = 0) -> int:
         for step in range(first_step, self.config.steps):
@@ -67,8 +70,9 @@ class TrainingLoop:
         if self.config.mismatch_every and batch.step % self.config.mismatch_every == 0:
             self._measure_mismatch(mine, sums, counts)  # before the update: on-policy samples are this very version's
         for number, groups in enumerate(fetched):
-            output = self._backward(groups, num_groups=len(batch.handles), is_last=number == len(fetched) - 1)
+            output, per_group = self._backward(groups, batch, is_last=number == len(fetched) - 1)
             _accumulate(sums, counts, output)
+            by_behaviour(sums, counts, groups, per_group)
         stats = self.learner.step()
         if not math.isfinite(stats.grad_norm):
             raise self._non_finite("gradient norm", stats.grad_norm, mine)
@@ -84,6 +88,8 @@ class TrainingLoop:
         finished = time.perf_counter()
 
         sums["learner/tokens"] = sum(group.num_tokens for group in mine)
+        if self.weight_change_sq is not None:
+            sums["learner/weight_change_norm"] = self.weight_change_sq()
         values = {
             "learner/grad_norm": stats.grad_norm,
             "learner/lr": stats.lr,
@@ -94,17 +100,33 @@ class TrainingLoop:
         }
         self.source.report(StepReport(batch.step, self.rank, dict(sums), dict(counts), values))
 
-    def _backward(self, groups: Sequence[Group], *, num_groups: int, is_last: bool) -> LossOutput:
-        """Forward and backward of one micro-batch. The one place that divides by the global group count."""
-        logprobs_N = self.learner.logprobs(groups)
-        tensors = build_group_tensors(groups, logprobs_N, references=self.method.needs.references)
+    def _backward(
+        self, groups: Sequence[Group], batch: Batch, *, is_last: bool
+    ) -> tuple[LossOutput, dict[str, Tensor]]:
+        """Forward and backward of one micro-batch: its loss and the figures of its groups.
+
+        The one place that divides by the global group count.
+        """
+        needs = self.method.needs(self.method_config)
+        if needs.complements:
+            logprobs_N, complements_N = self.learner.logprobs_and_complements(groups)
+        else:
+            logprobs_N, complements_N = self.learner.logprobs(groups), None
+        tensors = build_group_tensors(
+            groups,
+            logprobs_N,
+            complements_N=complements_N,
+            references=needs.references,
+            reward=self.reward,
+            batch=[handle.card for handle in batch.handles],
+        )
         output = self.method.loss(tensors, self.method_config)
         # An empty share adds a zero that depends on the parameters, so that this rank joins every collective.
         total = output.loss_G.sum() if groups else logprobs_N.sum() * 0.0
         if not torch.isfinite(total):
             raise self._non_finite("loss", total.item(), groups)
-        self.learner.backward(total / num_groups, is_last=is_last)
-        return output
+        self.learner.backward(total / len(batch.handles), is_last=is_last)
+        return output, figures(tensors, needs)
 
     def _measure_mismatch(self, groups: Sequence[Group], sums: dict[str, float], counts: dict[str, int]) -> None:
         """All ranks take part (the forward is collective), with an empty list when their share is empty."""

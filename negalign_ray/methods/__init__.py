@@ -5,58 +5,89 @@ METHODS[config.method.name].loss(groups, config.method) -> LossOutput
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from negalign_ray.methods import d2o, dpo, npo, sft
+from negalign_ray.config import DPOConfig
+from negalign_ray.methods import (
+    clha,
+    d2o,
+    dpo,
+    ga,
+    ipo,
+    ld_align,
+    neat,
+    npo,
+    pro,
+    rrhf,
+    sft,
+    simpo,
+    slic,
+    spin,
+    unlikelihood,
+)
 from negalign_ray.methods.groups import GroupTensors, LossOutput
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What must be there before a method can train: rows in the data, and roles in the run."""
+    """What must be there before a method can train: human answers in the data, and roles in the run."""
 
-    negatives: bool  # human negatives in every group
-    positives: bool  # human positives in every group
-    samples: bool  # own answers in every group: the run has samplers
-    references: bool  # reference log-probs on every response: the run has references
+    negatives: bool = False  # human negatives in every group
+    positives: bool = False  # human positives in every group
+    # Own answers in every group. "optional": further candidates beside the human answers; sampling.num_samples=0 leaves
+    # them out, and then every prompt must have human answers of both kinds.
+    samples: Literal["required", "optional", "unused"] = "unused"
+    references: bool = False  # reference log-probs on every response: the run has references
+    reward: bool = False  # a score on every response: the run has scorers with the head `method.reward_head`
+    candidates: bool = False  # own answers of earlier rounds too, up to `method.max_candidates` of a prompt
+    complements: bool = False  # SUM_t log(1 - p(y_t)) of every response: the learner computes it beside lp
 
 
 @dataclass(frozen=True)
 class Method:
-    """`loss(groups, config)` takes the config section of the same name; it is pure and unreduced (see LossOutput)."""
+    """`loss(groups, config)` and `needs(config)` take the config section of the same name.
+
+    The loss is pure and unreduced (see LossOutput).
+    """
 
     name: str
     loss: Callable[[GroupTensors, Any], LossOutput]
-    needs: Needs
+    needs: Callable[[Any], Needs]
 
+
+def always(needs: Needs) -> Callable[[Any], Needs]:
+    """The needs of a method whose settings do not change them."""
+    return lambda config: needs
+
+
+def _dpo_needs(config: DPOConfig) -> Needs:
+    return Needs(
+        negatives=True,
+        positives=config.winners != "samples",
+        samples="unused" if config.winners == "human" else "required",
+        references=True,
+    )
+
+
+RANKED = Needs(samples="optional", reward=True)  # every response of the group is a candidate
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("d2o", d2o.loss, Needs(negatives=True, positives=False, samples=True, references=True)),
-        Method("dpo", dpo.loss, Needs(negatives=True, positives=True, samples=False, references=True)),
-        Method("npo", npo.loss, Needs(negatives=True, positives=False, samples=False, references=True)),
-        Method("sft", sft.loss, Needs(negatives=False, positives=True, samples=False, references=False)),
+        Method("d2o", d2o.loss, always(Needs(negatives=True, samples="required", references=True))),
+        Method("neat", neat.loss, always(Needs(samples="required", reward=True, candidates=True))),
+        Method("clha", clha.loss, always(RANKED)),
+        Method("ld_align", ld_align.loss, always(Needs(positives=True, samples="required", references=True))),
+        Method("dpo", dpo.loss, _dpo_needs),
+        Method("ipo", ipo.loss, always(Needs(negatives=True, positives=True, references=True))),
+        Method("slic", slic.loss, always(Needs(negatives=True, positives=True, references=True))),
+        Method("simpo", simpo.loss, always(Needs(negatives=True, positives=True))),
+        Method("spin", spin.loss, always(Needs(positives=True, samples="required", references=True))),
+        Method("rrhf", rrhf.loss, always(RANKED)),
+        Method("pro", pro.loss, always(RANKED)),
+        Method("npo", npo.loss, always(Needs(negatives=True, references=True))),
+        Method("ga", ga.loss, always(Needs(negatives=True))),
+        Method("unlikelihood", unlikelihood.loss, always(Needs(negatives=True, complements=True))),
+        Method("sft", sft.loss, always(Needs(positives=True))),
     )
 }
-
-
-def missing(needs: Needs, *, has_negatives: bool, has_positives: bool) -> str | None:
-    """What the data lacks for a method and what to do about it, for the user; None when it lacks nothing.
-
-    The caller puts the setting in front: `method.name=dpo: the data has no good answers ...`.
-    """
-    lacks = []
-    if needs.negatives and not has_negatives:
-        lacks.append("bad answers (add a column `rejected`, or `completion` with `label: false`)")
-    if needs.positives and not has_positives:
-        lacks.append("good answers (add a column `chosen`, or `completion` with `label: true`)")
-    if not lacks:
-        return None
-    fitting = sorted(
-        method.name
-        for method in METHODS.values()
-        if has_negatives >= method.needs.negatives and has_positives >= method.needs.positives
-    )
-    instead = f", or set method.name to {' or '.join(fitting)}, which this data allows" if fitting else ""
-    return f"the data has no {' and no '.join(lacks)}, which this method needs; complete the data{instead}."

@@ -1,13 +1,16 @@
 """Which number type a role computes in."""
 
 from pathlib import Path
+from typing import Literal
 
 from negalign_ray.config import Dtype
+
+ComputeDtype = Literal["bfloat16", "float32"]
 
 BF16_CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # x86 names, and Arm's
 
 
-def resolve_dtype(dtype: Dtype, *, gpus: float) -> str:
+def resolve_dtype(dtype: Dtype, *, gpus: float) -> ComputeDtype:
     """ "bfloat16" or "float32". Without native bf16 products a CPU is several times slower in bf16 than in fp32."""
     if dtype != "auto":
         return dtype

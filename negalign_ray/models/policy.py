@@ -7,6 +7,7 @@ Tokens of all rows go through the model end to end as one sequence, without padd
 """
 
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from negalign_ray.models.logprob_head import LogprobHead
 # Settings of heads that do more than a matrix product, with the value at which they do nothing.
 HEAD_SETTINGS = {"final_logit_softcapping": None, "logit_scale": 1, "logits_scaling": 1, "lm_head_multiplier": 1}
 ROW_ATTENTION = "negalign_rows"  # the name it is registered under in transformers
+MIN_COMPLEMENT = 1e-5  # 1 - p below which log(1 - p) is continued by its tangent
+LOG_2 = math.log(2)
 ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 
 
@@ -46,9 +49,7 @@ class ResponseLogprobs(nn.Module):
     def forward(self, rows: PackedRows, *, per_token: bool = False) -> Tensor:
         """Summed log-probs [N] in nats, float32; with `per_token`, [P] in the order of `rows.response_P`."""
         logprob_P = self.model.get_output_embeddings()(self.response_states(rows), rows.target_P)
-        if per_token:
-            return logprob_P
-        return logprob_P.new_zeros(rows.num_responses).index_add(0, rows.response_P, logprob_P)
+        return logprob_P if per_token else sum_by_response(logprob_P, rows)
 
     def response_states(self, rows: PackedRows) -> Tensor:
         """What the head reads [P, H]: the last hidden state at every position that predicts a response token."""
@@ -70,6 +71,28 @@ class ResponseLogprobs(nn.Module):
             row_masks=row_masks,
         ).last_hidden_state[0]
         return hidden_SH[rows.source_P]
+
+
+def sum_by_response(values_P: Tensor, rows: PackedRows) -> Tensor:
+    """Values of response tokens -> their sums [N] over each response."""
+    return values_P.new_zeros(rows.num_responses).index_add(0, rows.response_P.to(values_P.device), values_P)
+
+
+def log_complement(logprob: Tensor) -> Tensor:
+    """log(1 - p) of p = exp(logprob), any shape, in nats; finite, with a slope of at most 1e5, for every logprob <= 0.
+
+        p = 0.5 -> log 0.5;  p = 0.999999 -> log 1e-5 - 0.9 (true: log 1e-6);  p = 1 -> log 1e-5 - 1 (true: -inf)
+
+    Above p = 1 - 1e-5 it goes on as its own tangent. In float32 a larger p says little about 1 - p, and the gradient
+    -p / (1 - p) would multiply that error. Not a plain clamp, as in the code of arXiv 1908.04319: its zero gradient
+    would leave alone just those tokens of which the model is surest.
+    """
+    ceiling = math.log1p(-MIN_COMPLEMENT)
+    clamped = logprob.clamp(max=ceiling)
+    # Two forms, each exact where 1 - p is not the small difference of two large numbers. Both are finite everywhere
+    # here, so that where() passes no 0 * inf back.
+    value = torch.where(clamped > -LOG_2, torch.log(-torch.expm1(clamped)), torch.log1p(-torch.exp(clamped)))
+    return value - (logprob - ceiling).relu() * (1 - MIN_COMPLEMENT) / MIN_COMPLEMENT
 
 
 def _row_attention(

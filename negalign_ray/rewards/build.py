@@ -2,6 +2,7 @@
 
 | kind | target | score |
 |---|---|---|
+| reward_model | folder of `negalign-ray train-reward` | raw logit of its head `label`, or calibrated probability |
 | hf_classifier | model folder or hub name | probability of `label` |
 | sklearn | `alt-profanity-check` (toxicity), or a joblib file with `allow_pickle` | probability of `label` |
 | linear | folder of `negalign-ray data judge`, or "quickstart-judge" (packaged) | probability of harm |
@@ -12,9 +13,10 @@
 from pathlib import Path
 
 from negalign_ray.config import HeadConfig
-from negalign_ray.rewards.http_head import HTTPHead, check_url
+from negalign_ray.rewards.http_head import HTTPHead
 from negalign_ray.rewards.protocol import RewardHead
 from negalign_ray.rewards.python_head import PythonHead, import_function
+from negalign_ray.rewards.reward_card import check_reward_model
 
 QUICKSTART_TARGET = "quickstart-judge"  # kind linear: the judge that ships with the package
 QUICKSTART_FOLDER = Path(__file__).parent / "quickstart_judge"  # written by scripts/fit_quickstart_judge.py
@@ -28,6 +30,17 @@ def build_head(config: HeadConfig, *, device: str = "cpu") -> RewardHead:
     """Load the head. Raises ConfigError (bad target) or ModelError (a model that cannot be loaded)."""
     name, target = config.name, config.target
     match config.kind:
+        case "reward_model":
+            from negalign_ray.rewards.reward_model import RewardModelHead
+
+            return RewardModelHead.load(
+                name,
+                target,
+                label=config.label,
+                output=config.output,
+                batch_size=config.batch_size,
+                device=device,
+            )
         case "hf_classifier":
             from negalign_ray.rewards.hf_classifier import HFClassifierHead
 
@@ -67,6 +80,8 @@ def check_head(config: HeadConfig) -> None:
     """ConfigError unless the target resolves. Loads no model, contacts no server; imports a `python` module."""
     name, target = config.name, config.target
     match config.kind:
+        case "reward_model":
+            check_reward_model(target, label=config.label, direction=config.direction, head=name)
         case "hf_classifier":
             from negalign_ray.rewards.hf_classifier import check_classifier
 
@@ -78,11 +93,5 @@ def check_head(config: HeadConfig) -> None:
                 check_toxicity_available(head=name)
             else:
                 check_joblib_target(target, head=name, allow_pickle=config.allow_pickle)
-        case "linear":
-            from negalign_ray.rewards.linear import LinearHead
-
-            LinearHead.load(_linear_folder(target), name=name)  # two small files
-        case "python":
-            import_function(target, head=name)
-        case "http":
-            check_url(target, head=name)
+        case _:  # two small files, a module to import, or a URL: building the head is the check
+            build_head(config)

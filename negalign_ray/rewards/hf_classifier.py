@@ -99,7 +99,7 @@ class HFClassifierHead:
             model=model.to(device).eval(),
             tokenizer=tokenizer,
             column=label_index(names, label, head=name),
-            max_tokens=_max_tokens(model.config, tokenizer),
+            max_tokens=max_tokens_of(model.config, tokenizer),
             batch_size=batch_size,
             device=device,
         )
@@ -142,7 +142,7 @@ class HFClassifierHead:
         return probabilities_BC[:, self.column].tolist()
 
 
-def _max_tokens(config: Any, tokenizer: Any) -> int:
+def max_tokens_of(config: Any, tokenizer: Any) -> int:
     """Smallest of the limits that the model, the tokenizer and we set."""
     limits = [MAX_TOKENS]
     if tokenizer.model_max_length < UNBOUNDED_TOKENS:

@@ -1,6 +1,6 @@
 """From preset, file and `--set` to a checked Config, and back to text.
 
-    defaults < preset (or the file's `extends:`) < config file < --set section.key=value
+    defaults < preset (or the file's `extends:`) < config file < layers < --set section.key=value
 
 Sections are merged key by key; lists and plain values replace what was there. A `method` section with another `name`
 replaces the whole method. Every problem of a configuration is reported at once, as
@@ -19,9 +19,11 @@ from pydantic import ValidationError
 from negalign_ray.config import Config
 from negalign_ray.errors import ConfigError
 from negalign_ray.settings.explain import explain
+from negalign_ray.settings.reward import RewardTrainingConfig
 from negalign_ray.settings.strict_yaml import parse_yaml
 
 PRESETS_DIR = Path(__file__).resolve().parents[1] / "presets"
+REWARD_PRESETS_DIR = PRESETS_DIR / "reward"  # of `negalign-ray train-reward`
 Tree = dict[str, Any]  # a YAML mapping, before it is checked
 
 
@@ -34,18 +36,25 @@ class Preset:
     summary: str
 
 
-def list_presets() -> list[Preset]:
+def list_presets(folder: Path = PRESETS_DIR) -> list[Preset]:
     """The packaged presets, by name."""
     presets = []
-    for path in sorted(PRESETS_DIR.glob("*.yaml")):
+    for path in sorted(folder.glob("*.yaml")):
         first_line = path.read_text(encoding="utf-8").partition("\n")[0]
         presets.append(Preset(path.stem, path, summary=first_line.lstrip("# ").strip()))
     return presets
 
 
-def load_config(*, preset: str | None = None, file: Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Merge the layers and check the result. `preset` is a packaged name or a path, `overrides` are "a.b=c" strings.
+def load_config(
+    *,
+    preset: str | None = None,
+    file: Path | None = None,
+    layers: Sequence[Tree] = (),
+    overrides: Sequence[str] = (),
+) -> Config:
+    """Merge everything and check the result. `preset` is a packaged name or a path, `overrides` are "a.b=c" strings.
 
+    `layers` are sections that were read elsewhere (the settings of one entry of a comparison), the last one wins.
     Raises ConfigError; its message has one line per problem.
     """
     tree: Tree = {"method": {"name": Config().method.name}}  # so that `--set method.beta=1` alone works
@@ -54,6 +63,8 @@ def load_config(*, preset: str | None = None, file: Path | None = None, override
     if file is not None:
         layer = _read_with_base(file, may_extend=preset is None)
         tree = merge(tree, layer)
+    for layer in layers:
+        tree = merge(tree, layer)
     tree = merge(tree, _parse_overrides(overrides))
     try:
         return Config.model_validate(tree)
@@ -61,7 +72,24 @@ def load_config(*, preset: str | None = None, file: Path | None = None, override
         raise ConfigError("\n".join(explain(error))) from None
 
 
-def dump_config(config: Config) -> str:
+def load_reward_config(
+    *, preset: str | None = None, file: Path | None = None, overrides: Sequence[str] = ()
+) -> RewardTrainingConfig:
+    """The same layers for `train-reward`, whose presets are its own. Raises ConfigError."""
+    tree: Tree = {}
+    if preset is not None:
+        tree = merge(tree, _read_with_base(_preset_path(preset, REWARD_PRESETS_DIR), presets_dir=REWARD_PRESETS_DIR))
+    if file is not None:
+        layer = _read_with_base(file, may_extend=preset is None, presets_dir=REWARD_PRESETS_DIR)
+        tree = merge(tree, layer)
+    tree = merge(tree, _parse_overrides(overrides))
+    try:
+        return RewardTrainingConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(error, RewardTrainingConfig))) from None
+
+
+def dump_config(config: Config | RewardTrainingConfig) -> str:
     """YAML text of every setting, defaults included; `load_config(file=...)` of it gives an equal Config."""
     return yaml.safe_dump(_plain(config.model_dump()), sort_keys=False, allow_unicode=False, width=120)
 
@@ -86,8 +114,8 @@ def _merge_mappings(base: Tree, layer: Tree) -> Tree:
     return merged
 
 
-def _preset_path(preset: str) -> Path:
-    presets = {entry.name: entry.path for entry in list_presets()}
+def _preset_path(preset: str, folder: Path = PRESETS_DIR) -> Path:
+    presets = {entry.name: entry.path for entry in list_presets(folder)}
     if preset in presets:
         return presets[preset]
     if Path(preset).is_file():
@@ -97,7 +125,7 @@ def _preset_path(preset: str) -> Path:
     raise ConfigError(f"preset={preset!r} is neither a preset nor a file; {hint}Presets: {', '.join(presets)}.")
 
 
-def _read_with_base(path: Path, *, may_extend: bool = True) -> Tree:
+def _read_with_base(path: Path, *, may_extend: bool = True, presets_dir: Path = PRESETS_DIR) -> Tree:
     """A file, over the preset that its `extends:` names (one level)."""
     tree = _read(path)
     base = tree.pop("extends", None)
@@ -105,7 +133,7 @@ def _read_with_base(path: Path, *, may_extend: bool = True) -> Tree:
         return tree
     if not may_extend:
         raise ConfigError(f"{path}: extends={base!r} contradicts the preset given beside the file; drop one of them.")
-    base_path = _preset_path(str(base))
+    base_path = _preset_path(str(base), presets_dir)
     base_tree = _read(base_path)
     if "extends" in base_tree:
         raise ConfigError(f"{path}: extends={base!r}, which extends {base_tree['extends']!r}; only one level is read.")

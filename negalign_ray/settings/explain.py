@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from negalign_ray.config import Config
+from negalign_ray.config import Config, Section
 
 # What other trainers call a setting of ours: the last part of the name they use -> our full name.
 _SYNONYMS = {
@@ -56,10 +56,13 @@ class Setting:
     owners: tuple[str, ...] = ()
 
 
-def all_settings() -> dict[str, Setting]:
-    """Every setting of Config by dotted name, the settings of all methods and of optional sections included."""
+Schema = type[Section]  # the settings of a command: Config, or RewardTrainingConfig
+
+
+def all_settings(schema: Schema = Config) -> dict[str, Setting]:
+    """Every setting of `schema` by dotted name, the settings of all methods and of optional sections included."""
     settings: dict[str, Setting] = {}
-    for setting in _walk(Config, prefix=""):
+    for setting in _walk(schema, prefix=""):
         known = settings.get(setting.name)
         owners = setting.owners + (known.owners if known else ())
         default = None if known and known.default != setting.default else setting.default  # methods differ
@@ -67,17 +70,17 @@ def all_settings() -> dict[str, Setting]:
     return settings
 
 
-def explain(error: ValidationError) -> list[str]:
+def explain(error: ValidationError, schema: Schema = Config) -> list[str]:
     """One line per problem. A section that is unknown as a whole gets one line per key that was set in it."""
-    return [line for details in error.errors(include_url=False) for line in _explain_one(details)]
+    return [line for details in error.errors(include_url=False) for line in _explain_one(details, schema)]
 
 
-def _explain_one(details: ErrorDetails) -> Iterator[str]:
+def _explain_one(details: ErrorDetails, schema: Schema) -> Iterator[str]:
     name = _dotted(details["loc"])
     kind, value = details["type"], details["input"]
     if kind == "extra_forbidden":
         for leaf, leaf_value in _leaves(name, value):
-            yield _explain_unknown(leaf, leaf_value)
+            yield _explain_unknown(leaf, leaf_value, schema)
     elif kind == "value_error":  # our own validators: their message already names the setting and the remedy
         yield str(details["ctx"]["error"])
     elif kind == "missing":
@@ -87,28 +90,28 @@ def _explain_one(details: ErrorDetails) -> Iterator[str]:
         given = details["ctx"].get("tag")
         yield f"{name}.name={shown(given)}: there is no such method; use one of {tags}."
     elif kind in ("model_type", "model_attributes_type", "dict_type"):
-        yield f"{name}={shown(value)}: this is a section; set {_examples(name)} inside it."
+        yield f"{name}={shown(value)}: this is a section; set {_examples(name, schema)} inside it."
     else:
         what = details["msg"].replace("Input should be ", "must be ").replace("Input should ", "should ")
-        yield f"{name}={shown(value)}: {what[0].lower()}{what[1:]}; {_remedy(kind, name)}."
+        yield f"{name}={shown(value)}: {what[0].lower()}{what[1:]}; {_remedy(kind, name, schema)}."
 
 
-def _remedy(kind: str, name: str) -> str:
-    setting = all_settings().get(_without_indexes(name))
+def _remedy(kind: str, name: str, schema: Schema) -> str:
+    setting = all_settings(schema).get(_without_indexes(name))
     default = "" if setting is None or setting.default is None else f"the default is {shown(setting.default)}"
     advice = _REMEDIES.get(kind)
     return " (".join([advice, default]) + ")" if advice and default else advice or default or "correct it"
 
 
-def _examples(section: str) -> str:
+def _examples(section: str, schema: Schema) -> str:
     """Up to three settings of a section: "learners.num, learners.cpus, learners.steps, ..."."""
     prefix = _without_indexes(section) + "."
-    names = [name for name in all_settings() if name.startswith(prefix)]
+    names = [name for name in all_settings(schema) if name.startswith(prefix)]
     return ", ".join(names[:3] + ["..."] * (len(names) > 3))
 
 
-def _explain_unknown(name: str, value: Any) -> str:
-    settings = all_settings()
+def _explain_unknown(name: str, value: Any, schema: Schema) -> str:
+    settings = all_settings(schema)
     plain_name = _without_indexes(name)
     if plain_name in settings:  # valid, but not for the method that was chosen
         owners = ", ".join(settings[plain_name].owners)
@@ -122,7 +125,7 @@ def _explain_unknown(name: str, value: Any) -> str:
 def _nearest(name: str, settings: Mapping[str, Setting]) -> str:
     section, _, leaf = name.rpartition(".")
     synonym = _SYNONYMS.get(leaf.lower())
-    if synonym is not None:
+    if synonym is not None and synonym in settings:
         return synonym
 
     def likeness(candidate: str) -> float:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from negalign_ray.config import Config, HeadConfig, MethodConfig, Section
 from negalign_ray.settings.explain import models_of, shown
+from negalign_ray.settings.reward import RewardHeadSpec, RewardTrainingConfig
 
 INTRO = """# Configuration
 
@@ -31,7 +33,12 @@ the paper leaves them open. The resolved configuration of a run stands in its `c
 
 `auto` as a number type means bfloat16 where the hardware multiplies it natively (GPUs, CPUs with AVX512-BF16 or AMX),
 else float32."""
+REWARD_TRAINING = (
+    "Settings of `train-reward` (see [reward_models.md](reward_models.md)), merged from the same four "
+    "layers. They are no part of a run's configuration, and its presets are its own."
+)
 HEADS = "reward-heads"  # the heading that `scorers.heads` and `evaluation.heads` point to
+TRAINED_HEADS = "heads-that-are-trained"  # likewise for the `heads` of `train-reward`
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,9 @@ def settings_markdown() -> str:
         for model in models:
             lines += _summary(model) + _table(_rows(model, prefix=f"{key}."))
     lines += ["", "## Reward heads", "", "An entry of `scorers.heads` or `evaluation.heads`.", *_summary(HeadConfig)]
-    return "\n".join(lines + _table(_rows(HeadConfig, prefix=""))) + "\n"
+    lines += [*_table(_rows(HeadConfig, prefix="")), "", "## Training a reward model", "", REWARD_TRAINING]
+    lines += [*_table(_rows(RewardTrainingConfig, prefix="")), "", "### Heads that are trained"]
+    return "\n".join(lines + _summary(RewardHeadSpec) + _table(_rows(RewardHeadSpec, prefix=""))) + "\n"
 
 
 def _summary(model: type[BaseModel]) -> list[str]:
@@ -66,6 +75,10 @@ def _own_doc(model: type[BaseModel]) -> str:
 
 
 def _text(default: Any) -> str:
+    if isinstance(default, BaseModel):
+        return "as below"
+    if isinstance(default, tuple) and any(isinstance(item, BaseModel) for item in default):
+        default = [item.model_dump(exclude_defaults=True) for item in default]  # [{}]: one entry, all defaults
     return shown(str(default) if isinstance(default, Path) else default)
 
 
@@ -87,7 +100,7 @@ def _rows(model: type[BaseModel], *, prefix: str) -> Iterator[_Row]:
     for key, field in model.model_fields.items():
         default = "required" if field.is_required() else f"`{_text(field.get_default(call_default_factory=True))}`"
         inner, in_list = models_of(field.annotation)
-        kind = _kind(schema["properties"][key]) if not inner else _section_kind(in_list)
+        kind = _section_kind(inner[0], in_list, field) if inner else _kind(schema["properties"][key])
         comment = comments.get(key, "")
         if inner and not in_list:
             yield _Row(prefix + key, kind, default, comment or _own_doc(inner[0]))
@@ -96,8 +109,10 @@ def _rows(model: type[BaseModel], *, prefix: str) -> Iterator[_Row]:
             yield _Row(prefix + key, kind, default, comment)
 
 
-def _section_kind(in_list: bool) -> str:
-    return f"list of [heads](#{HEADS})" if in_list else "section or null"
+def _section_kind(model: type[BaseModel], in_list: bool, field: FieldInfo) -> str:
+    if in_list:
+        return f"list of [heads](#{TRAINED_HEADS if model is RewardHeadSpec else HEADS})"
+    return "section or null" if field.default is None else "section"
 
 
 def _kind(schema: Mapping[str, Any]) -> str:

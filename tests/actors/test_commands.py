@@ -14,7 +14,15 @@ pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_cluster")]
 @pytest.mark.timeout(400)
 def test_train_then_evaluate_then_generate(toy_model, tmp_path):
     paths = (f"model.path={toy_model}", f"run.dir={tmp_path}", "run.name=mine")
-    small = ("learners.steps=2", "evaluation.enabled=true", "evaluation.num_prompts=3", "evaluation.num_benign=3")
+    choices = tmp_path / "choices.jsonl"
+    choices.write_text('{"question": "Predators eat", "choices": ["grass", "bunnies"], "answer": "B"}\n' * 2)
+    small = (
+        f"evaluation.choices_path={choices}",
+        "learners.steps=2",
+        "evaluation.enabled=true",
+        "evaluation.num_prompts=3",
+        "evaluation.num_benign=3",
+    )
     overrides = [part for setting in (*TOY, *paths, *small) for part in ("--set", setting)]
     trained = CliRunner().invoke(app, ["train", "--preset", "quickstart", *overrides])
     assert trained.exit_code == 0, trained.output
@@ -28,7 +36,14 @@ def test_train_then_evaluate_then_generate(toy_model, tmp_path):
     assert evaluated.exit_code == 0, evaluated.output
     again, summary = json.loads(after.read_text()), json.loads((run_dir / "summary.json").read_text())
     for side in ("before", "after"):
-        for key in ("judge_score", "negatives_logprob", "benign_perplexity", "mean_length_tokens", "kl_per_token"):
+        for key in (
+            "judge_score",
+            "negatives_logprob",
+            "benign_perplexity",
+            "mean_length_tokens",
+            "kl_per_token",
+            "choices_accuracy_frac",
+        ):
             assert again[side][key] == pytest.approx(summary[side][key], rel=1e-4, abs=1e-6), (side, key)
 
     tried = CliRunner().invoke(

@@ -6,11 +6,12 @@ import pytest
 from rich.console import Console
 
 from negalign_ray.actors.cluster import placements
-from negalign_ray.actors.dry_run import BYTES, PROCESS_BYTES, ModelSize, batch_lines, learner_bytes
+from negalign_ray.actors.dry_run import BYTES, PROCESS_BYTES, ModelSize, batch_lines, learner_bytes, role_bytes
 from negalign_ray.actors.plan import make_plan
 from negalign_ray.actors.run import dry_run
 from negalign_ray.config import LearnersConfig
 from negalign_ray.errors import ConfigError, DataError, ModelError
+from negalign_ray.methods.groups import RewardSource
 
 BILLION = ModelSize(num_params=10**9, vocab_size=1000)
 LOGITS_FP32 = 1024 * 1000 * (BYTES["float32"] + 4)
@@ -50,6 +51,45 @@ def test_methods_without_samples_or_references_start_neither(toy_config, tmp_pat
     assert [place.role for place in placements(plan)] == ["sampler", "learner", "scorer"]
 
 
+def test_a_method_that_ranks_can_do_without_samples_where_prompts_have_both_kinds_of_answers(toy_config, tmp_path):
+    rows = "".join(f'{{"prompt": "q{i}", "chosen": "yes {i}", "rejected": "no {i}"}}\n' for i in range(20))
+    (tmp_path / "pairs.jsonl").write_text(rows)
+    ranked = ('method={"name": "clha", "reward_head": "toxicity"}', "data.limit=null")
+    plan = make_plan(toy_config(*ranked, "sampling.num_samples=0", f"data.path={tmp_path / 'pairs.jsonl'}"))
+    assert (plan.num_samples, plan.reference_pools, plan.reward.sign) == (0, {}, -1.0)
+    assert make_plan(toy_config(*ranked)).num_samples == 3, "with own answers, bad answers are enough"
+    with pytest.raises(DataError, match=r"a bad answer .* and a good answer .*`chosen`"):
+        make_plan(toy_config(*ranked, "sampling.num_samples=0"))
+
+
+@pytest.mark.parametrize("method", ['{"name": "d2o"}', '{"name": "dpo", "winners": "samples"}'])
+def test_no_samples_for_a_method_that_trains_on_them_is_refused(toy_config, method):
+    with pytest.raises(ConfigError, match=r"sampling\.num_samples=0, but method\.name=d[2p]o trains on"):
+        make_plan(toy_config(f"method={method}", "sampling.num_samples=0"))
+
+
+def test_ld_align_starts_a_guide_reads_its_distances_and_tells_its_iterations(toy_config, tmp_path):
+    rows = "".join(f'{{"prompt": "q{i}", "chosen": "yes {i}", "rejected": "no {i}"}}\n' for i in range(20))
+    (tmp_path / "pairs.jsonl").write_text(rows)
+    iterations = ("sampling.schedule=interval", "sampling.refresh_every=2", "sampling.buffer_groups=8")
+    data = (f"data.path={tmp_path / 'pairs.jsonl'}", "data.limit=null", "references.follow=snapshot")
+    plan = make_plan(toy_config('method={"name": "ld_align"}', *iterations, *data))
+    assert [place.role for place in placements(plan)] == ["sampler", "learner", "scorer", "reference", "guide"]
+    assert plan.reward == RewardSource("latent_distance")
+    assert role_bytes(plan)["guide"] > PROCESS_BYTES
+    assert "a new snapshot every 2 steps, which the references follow" in "\n".join(batch_lines(plan))
+
+    constant = make_plan(toy_config('method={"name": "ld_align", "weight_mode": "constant"}', *iterations, *data))
+    assert "guide" not in [place.role for place in placements(constant)]
+    assert constant.reward is None
+
+
+def test_ld_align_on_negatives_only_is_refused_with_the_column_that_would_provide_good_answers(toy_config):
+    iterations = ("sampling.schedule=interval", "sampling.refresh_every=1")
+    with pytest.raises(DataError, match=r"a good answer \(column `chosen`"):
+        make_plan(toy_config('method={"name": "ld_align"}', *iterations))
+
+
 def test_two_reference_models_get_a_pool_each(toy_config, toy_model, tmp_path):
     other = shutil.copytree(toy_model, tmp_path / "other")
     plan = make_plan(toy_config(f"references.rneg={other}"))
@@ -57,8 +97,15 @@ def test_two_reference_models_get_a_pool_each(toy_config, toy_model, tmp_path):
 
 
 def test_dpo_on_negatives_only_is_refused_before_anything_starts(toy_config):
-    with pytest.raises(DataError, match="positive answer"):
+    with pytest.raises(DataError, match=r"lack a bad answer .* and a good answer \(column `chosen`, or `response`"):
         make_plan(toy_config('method={"name": "dpo"}'))
+
+
+def test_broken_multiple_choice_rows_are_refused_before_anything_starts(toy_config, tmp_path):
+    file = tmp_path / "choices.jsonl"
+    file.write_text('{"question": "Predators eat", "choices": ["grass", "bunnies"], "answer": "C"}\n')
+    with pytest.raises(DataError, match=r"evaluation\.choices_path.*\n *row 1: answer is neither"):
+        make_plan(toy_config(f"evaluation.choices_path={file}"))
 
 
 def test_a_missing_model_is_refused_with_what_to_do(toy_config):

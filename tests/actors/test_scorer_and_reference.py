@@ -56,6 +56,16 @@ def test_every_response_gets_every_head_and_equal_pairs_are_scored_once(make_sco
     assert cards[0].rewards["words", "sample"] == 4.5
 
 
+def test_a_carried_response_keeps_its_scores_and_one_that_lacks_a_head_is_scored_again(make_scorer):
+    negative, short, long = make_group().responses
+    carried = replace(short, carried=True, rewards={"words": -5.0, "once": -6.0})
+    partly = replace(long, carried=True, rewards={"words": -5.0})
+    group = replace(make_group(), responses=(negative, carried, partly))
+    _, num_pairs, scored = score(make_scorer(None), [group])
+    assert num_pairs == 2
+    assert [response.rewards["words"] for response in scored[0].responses] == [10.0, -5.0, 7.0]
+
+
 def test_the_gate_drops_samples_above_its_bound_and_never_human_responses(make_scorer):
     cards, _, scored = score(make_scorer(RewardGate(head="words", max_score=6.0)), [make_group()])
     assert [response.role for response in scored[0].responses] == [Role.NEGATIVE, Role.SAMPLE]

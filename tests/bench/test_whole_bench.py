@@ -26,7 +26,7 @@ def test_every_section_gives_its_figures(toy_model: Path):
     assert set(figures["sections"]) == set(SECTIONS)
     sampler, step = figures["sections"]["sampler"], figures["sections"]["step"]
     assert sampler["weight_bytes"] >= 4 * 118_000
-    assert figures["speedup_vs_single_process_fp32"] == step["yardsticks"]["float32"]["speedup"]
+    assert figures["speedup_vs_single_process"] == step["yardstick"]["speedup"]
     assert set(step["run"]["peak_memory_bytes"]) >= {"conductor", "sampler", "reference", "learner"}
     assert step["run"]["staleness"] == 0
     assert figures["sections"]["async"]["asynchronous"]["staleness"] == 1

@@ -61,6 +61,7 @@ class Curve:
     grad_norms: list[float]
     lrs: list[float]
     weights: dict[str, torch.Tensor]
+    weight_change: float = 0.0  # || weights - weights at the start ||
 
 
 def train(engine, config: LearnersConfig) -> Curve:
@@ -85,6 +86,9 @@ def train(engine, config: LearnersConfig) -> Curve:
         curve.grad_norms.append(stats.grad_norm)
         curve.lrs.append(stats.lr)
     curve.weights = {name: tensor.clone() for name, tensor in engine.gather_weights()}
+    change_sq = torch.tensor(engine.weight_change_sq(), dtype=torch.float64)
+    dist.all_reduce(change_sq)
+    curve.weight_change = change_sq.sqrt().item()
     return curve
 
 

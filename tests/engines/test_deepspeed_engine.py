@@ -88,6 +88,25 @@ def test_bfloat16_follows_float32_and_its_copy_is_the_rounded_master(ranks, plai
     assert any(not torch.equal(weight.float(), masters[name]) for name, weight in curve.weights.items())
 
 
+def distance(weights: dict[str, torch.Tensor], base: dict[str, torch.Tensor]) -> float:
+    return math.sqrt(sum((weights[name].double() - base[name].double()).square().sum().item() for name in base))
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+def test_the_ranks_parts_of_the_weight_change_add_up_to_the_distance_from_the_start(ranks, toy_model, world_size):
+    base = dict(AutoModelForCausalLM.from_pretrained(toy_model).named_parameters())
+    for case in FLOAT32_CASES:
+        curve = ranks[world_size]["float32", *case]
+        assert curve.weight_change == pytest.approx(distance(curve.weights, base), rel=1e-5), case
+    rounded = {name: weight.bfloat16() for name, weight in base.items()}
+    for stage in BFLOAT16_STAGES:
+        masters = ranks[world_size]["masters", stage]
+        change = ranks[world_size]["bfloat16", stage].weight_change
+        assert change == pytest.approx(distance(masters, rounded), rel=1e-5), (
+            "of the masters: bfloat16 loses small steps"
+        )
+
+
 @pytest.mark.parametrize("world_size", WORLDS)
 def test_lora_trains_the_same_under_both_shardings_and_publishes_original_names(ranks, plain, toy_model, world_size):
     curves = [ranks[world_size]["lora", stage] for stage in LORA_STAGES]

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from negalign_ray.config import HeadConfig
 from negalign_ray.errors import DataError, NonFiniteError
-from negalign_ray.evaluation.side import Answers, Likelihoods, Side
+from negalign_ray.evaluation.side import Answers, Choices, Likelihoods, Side
 from negalign_ray.evaluation.summary import summarise
 from negalign_ray.evaluation.table import number, summary_markdown, summary_table, verdict
 
@@ -43,6 +43,7 @@ def before():
         human_benign=Likelihoods((-12.0,), (6,), ("rude",)),
         own_answers=Likelihoods((-4.0, -2.0), (4, 2), BEHAVIOURS),
         packaged_benign=Likelihoods((2 * math.log(1 / 2), math.log(1 / 16)), (2, 1), (None, None)),
+        choices=Choices(((-4.0, -6.0), (-4.0, -6.0)), ((2, 6), (2, 6)), (0, 1)),
     )
 
 
@@ -68,6 +69,7 @@ def after():
         human_benign=Likelihoods((-13.0,), (6,), ("rude",)),
         own_answers=Likelihoods((-4.5, -2.5), (4, 2), BEHAVIOURS),
         packaged_benign=Likelihoods((2 * math.log(1 / 2), math.log(1 / 16)), (2, 1), (None, None)),
+        choices=Choices(((-4.0, -6.0), (-4.0, -3.0)), ((2, 6), (2, 6)), (0, 1)),
     )
 
 
@@ -89,6 +91,8 @@ def test_every_figure_of_the_worked_example(before, after):
         "own_answers_logprob": (-3.0, -3.5),
         "own_answers_logprob_per_token": (-1.0, -7 / 6),
         "benign_perplexity": (4.0, 4.0),
+        "choices_accuracy_frac": (0.5, 1.0),  # the first choice of both questions; then of each the right one
+        "choices_accuracy_frac_per_token": (0.5, 0.5),
         "mean_length_tokens": (3.0, 4.0),
         "repetition_frac": (0.0, 0.0),
         "distinct_2": (0.5, 1.0),
@@ -144,6 +148,7 @@ def test_figures_without_items_are_absent(before):
     )
     summary = summarise(bare, bare, heads=HEADS)
     absent = {"toxicity_score", "human_benign_logprob", "refusal_frac_benign_prompts", "kl_per_token", "distinct_2"}
+    absent |= {"choices_accuracy_frac", "choices_accuracy_frac_per_token"}
     assert not absent & set(summary["before"])
     summary_table(summary)
 
@@ -157,6 +162,9 @@ def test_sides_survive_a_json_file(before, after):
 def test_sides_measured_on_different_items_are_refused(before, after):
     other = Side(**{**vars(after), "negatives": Likelihoods((-1.0,), (5,), ("rude",))})
     with pytest.raises(DataError, match=r"different held-out negatives \(2 and 1 items\)"):
+        summarise(before, other, heads=HEADS)
+    other = Side(**{**vars(after), "choices": Choices(after.choices.logprobs, after.choices.lengths, (1, 1))})
+    with pytest.raises(DataError, match="different multiple-choice questions"):
         summarise(before, other, heads=HEADS)
 
 

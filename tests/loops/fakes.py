@@ -4,11 +4,16 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from negalign_ray.config import LATENT_DISTANCE
+from negalign_ray.data.instructions import Instruction
 from negalign_ray.errors import RoleError, ScoreError
 from negalign_ray.loops.buffer import Handle
+from negalign_ray.loops.candidates import with_candidates
 from negalign_ray.loops.orders import OrderFactory
 from negalign_ray.loops.roles import StageResult
 from negalign_ray.records import Group, Order, Prompt, Response, Role, WeightReceipt
+
+INSTRUCTIONS = (Instruction("kind", "Be kind."), Instruction("honest", "Be honest."), Instruction("fair", "Be fair."))
 
 
 def make_prompt(prompt_id: int) -> Prompt:
@@ -16,10 +21,12 @@ def make_prompt(prompt_id: int) -> Prompt:
     return Prompt(prompt_id, f"prompt {prompt_id}", (("user", f"prompt {prompt_id}"),), (1, 2, prompt_id), (negative,))
 
 
-def make_factory(*, num_prompts: int = 5, num_samples: int = 2, seed: int = 0) -> OrderFactory:
+def make_factory(
+    *, num_prompts: int = 5, num_samples: int = 2, seed: int = 0, instructions: Sequence[Instruction] = INSTRUCTIONS
+) -> OrderFactory:
     return OrderFactory(
         [make_prompt(prompt_id) for prompt_id in range(num_prompts)],
-        instructions=[("kind", "Be kind."), ("honest", "Be honest."), ("fair", "Be fair.")],
+        instructions=instructions,
         num_samples=num_samples,
         seed=seed,
         context_ids=lambda prompt, instruction: (len(instruction or ""), *prompt.token_ids),
@@ -33,6 +40,7 @@ def answer(order: Order, index: int, version: int) -> Response:
         token_ids=(request.seed % 1000, index),
         text=f"answer {index}",
         instruction=request.instruction,
+        polarity=request.polarity,
         context_ids=request.context_ids,
         weight_version=version,
         finish_reason="stop",
@@ -42,7 +50,8 @@ def answer(order: Order, index: int, version: int) -> Response:
 
 @dataclass
 class FakeFleet:
-    """`fault(kind, number)` is asked before call number 0, 1, ... of each kind: "sample", "score", "load", "empty"."""
+    """`fault(kind, number)` is asked before call number 0, 1, ... of each kind: "sample", "score", "load", "empty",
+    "follow", "guide"."""
 
     num_samplers: int = 1
     fault: Callable[[str, int], bool] = lambda kind, number: False
@@ -51,6 +60,10 @@ class FakeFleet:
     replaced: list[int] = field(default_factory=list)
     waves: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
     hold_samples: asyncio.Event | None = None  # when set, sampling waits for it
+    reference_version: int = 0
+    priced_with: list[int] = field(default_factory=list)  # version of the references, for every call of `price`
+    guided: list[tuple[int, ...]] = field(default_factory=list)  # order ids of every call of `guide`
+    max_candidates: int = 0
 
     def __post_init__(self):
         self.versions = [0] * self.num_samplers
@@ -71,7 +84,9 @@ class FakeFleet:
         for order in orders:
             keep = 0 if self._fails("empty") else len(order.requests)
             samples = tuple(answer(order, index, self.versions[rank]) for index in range(keep))
-            groups.append(Group(order.order_id, order.prompt, (*order.prompt.responses, *samples)))
+            group = Group(order.order_id, order.prompt, (*order.prompt.responses, *samples))
+            earlier = order.earlier.ref if order.earlier else None
+            groups.append(with_candidates(group, earlier, max_candidates=self.max_candidates))
         return _result(groups)
 
     async def hold(self, groups: Sequence[Group]) -> StageResult:
@@ -83,8 +98,24 @@ class FakeFleet:
             raise ScoreError("HTTP 500", role="scorer")
         return _result([_with_reward(handle.ref) for handle in handles])
 
+    async def follow(self, weights: object, version: int) -> float:
+        await asyncio.sleep(0)
+        if self._fails("follow"):
+            raise RoleError("checksum differs", role="reference", weight_version=self.reference_version)
+        self.reference_version = version
+        return 0.25
+
+    async def guide(self, handles: Sequence[Handle]) -> StageResult:
+        await asyncio.sleep(0)
+        if self._fails("guide"):
+            raise RoleError("killed", role="guide")
+        self.guided.append(tuple(handle.card.order_id for handle in handles))
+        figures = {"guide/distance": float(len(self.guided))}
+        return replace(_result([_with_distance(handle.ref) for handle in handles]), figures=figures)
+
     async def price(self, handles: Sequence[Handle]) -> StageResult:
         await asyncio.sleep(0)
+        self.priced_with.append(self.reference_version)
         return _result([handle.ref for handle in handles])
 
     async def load_weights(self, rank: int, weights: object, version: int) -> WeightReceipt:
@@ -101,6 +132,10 @@ class FakeFleet:
 
 def _with_reward(group: Group) -> Group:
     return replace(group, responses=tuple(replace(response, rewards={"harm": 0.25}) for response in group.responses))
+
+
+def _with_distance(group: Group) -> Group:
+    return replace(group, responses=tuple(replace(r, rewards={LATENT_DISTANCE: 1.0}) for r in group.responses))
 
 
 def _result(groups: Sequence[Group]) -> StageResult:

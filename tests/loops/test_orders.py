@@ -3,7 +3,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from negalign_ray.data.instructions import Instruction
 from negalign_ray.loops.orders import PromptCursor
+from negalign_ray.records import Polarity
 from tests.loops.fakes import make_factory
 
 
@@ -26,6 +28,13 @@ def test_instructions_take_turns_over_orders_so_that_all_are_used_equally():
     factory = make_factory(num_samples=2)
     used = Counter(request.instruction for _ in range(6) for request in factory.next_order().requests)
     assert used == {"kind": 4, "honest": 4, "fair": 4}
+
+
+def test_a_request_carries_the_polarity_of_its_instruction():
+    good, bad = Instruction("kind", "Be kind.", Polarity.POSITIVE), Instruction("rude", "Be rude.", Polarity.NEGATIVE)
+    order = make_factory(num_samples=3, instructions=(good, bad, Instruction("fair", "Be fair."))).next_order()
+    asked = [(request.instruction, request.polarity) for request in order.requests]
+    assert asked == [("kind", Polarity.POSITIVE), ("rude", Polarity.NEGATIVE), ("fair", None)]
 
 
 def test_a_repeated_order_asks_for_the_same_prompt_with_other_seeds():

@@ -9,20 +9,30 @@ from hypothesis import strategies as st
 from negalign_ray.config import SamplingConfig
 from negalign_ray.errors import RoleError
 from negalign_ray.loops.buffer import Outcome
+from negalign_ray.loops.candidates import CandidateLists
 from negalign_ray.loops.rollout import Rollout
 from tests.loops.fakes import FakeFleet, make_factory
 
 GROUPS = 3
 
 
-def make_rollout(fleet: FakeFleet, *, num_steps: int, num_samples: int = 2, **sampling) -> Rollout:
+def make_rollout(
+    fleet: FakeFleet,
+    *,
+    num_steps: int,
+    num_samples: int = 2,
+    num_prompts: int = 5,
+    candidates: CandidateLists | None = None,
+    **sampling,
+) -> Rollout:
     config = SamplingConfig(num_samples=max(num_samples, 1), **{"online_from_step": 0, "buffer_groups": 6, **sampling})
     return Rollout(
         fleet=fleet,
-        orders=make_factory(num_samples=num_samples),
+        orders=make_factory(num_samples=num_samples, num_prompts=num_prompts),
         config=config,
         groups_per_step=GROUPS,
         num_steps=num_steps,
+        candidates=candidates,
     )
 
 
@@ -126,9 +136,27 @@ def test_a_group_without_usable_samples_is_replaced_in_its_own_slot():
     assert rollout.buffer.ledger.outcomes == {Outcome.DROPPED_EMPTY: 1, Outcome.TRAINED: 3}
 
 
+def test_all_that_a_wave_lost_is_ordered_again_in_one_wave():
+    fleet = FakeFleet(fault=lambda kind, number: kind == "empty" and number in (0, 2))
+    rollout = make_rollout(fleet, num_steps=1)
+    (batch,) = run(rollout, 1)
+    assert [h.card.order_id for h in batch.handles] == [3, 1, 4]
+    assert fleet.waves == [(0, (0, 1, 2)), (0, (3, 4))]
+
+
+def test_a_sampler_failure_costs_a_prompt_none_of_its_attempts():
+    def fault(kind: str, number: int) -> bool:
+        return (kind == "empty" and number < 3) or (kind == "sample" and number == 1)
+
+    rollout = make_rollout(FakeFleet(fault=fault), num_steps=1, max_attempts=2)
+    (batch,) = run(rollout, 1)
+    assert [h.card.order_id for h in batch.handles] == [3, 4, 5]
+    assert rollout.buffer.ledger.outcomes == {Outcome.DROPPED_EMPTY: 3, Outcome.TRAINED: 3}
+
+
 def test_a_head_that_never_works_ends_the_run_instead_of_ordering_for_ever():
     rollout = make_rollout(FakeFleet(fault=lambda kind, number: kind == "score"), num_steps=1, max_attempts=2)
-    with pytest.raises(RoleError, match=r"7 orders in a row.*HTTP 500"):
+    with pytest.raises(RoleError, match=r"9 orders in a row.*HTTP 500"):
         run(rollout, 1)
 
 
@@ -158,6 +186,57 @@ def test_methods_without_samples_never_trouble_a_sampler():
     batches = run(make_rollout(fleet, num_steps=2, num_samples=0), 2)
     assert fleet.waves == []
     assert batches[0].handles[0].card.weight_version is None
+
+
+def carried(handle) -> list:
+    return [response for response in handle.ref.responses if response.carried]
+
+
+def test_the_second_round_of_a_prompt_holds_the_answers_of_the_first_and_only_methods_that_ask_for_it_have_that():
+    lists = CandidateLists(max_lists=100)
+    rollout = make_rollout(FakeFleet(max_candidates=4), num_steps=4, num_prompts=6, candidates=lists)
+    batches = run(rollout, 4)  # 6 prompts, 3 a step: two passes
+    first = {h.ref.prompt.prompt_id: h.ref for batch in batches[:2] for h in batch.handles}
+    assert not any(carried(h) for batch in batches[:2] for h in batch.handles)
+    for batch in batches[2:]:
+        for handle in batch.handles:
+            was = first[handle.ref.prompt.prompt_id]
+            assert [c.token_ids for c in carried(handle)] == [s.token_ids for s in was.samples]
+            assert handle.card.weight_version == batch.step, "staleness is that of the fresh samples"
+            assert handle.card.num_samples == 2
+    assert len(lists) == 6
+
+    without = run(make_rollout(FakeFleet(max_candidates=4), num_steps=4, num_prompts=6), 4)
+    assert not any(carried(h) for batch in without for h in batch.handles)
+
+
+def test_candidates_are_the_same_whether_a_step_is_reported_before_or_after_its_weights_are_published():
+    async def scenario(report_first: bool) -> list:
+        lists = CandidateLists(max_lists=9)
+        rollout = make_rollout(FakeFleet(max_candidates=4), num_steps=3, num_prompts=3, candidates=lists)
+        await rollout.start()
+        batches = []
+        for step in range(3):
+            batches.append(await rollout.pull(step, timeout_s=5))
+            ends = [rollout.trained(step), rollout.publish(step + 1, "weights")]
+            for end in ends if report_first else reversed(ends):
+                await end
+        await rollout.close()
+        return [[response.token_ids for response in h.ref.responses] for batch in batches for h in batch.handles]
+
+    assert asyncio.run(scenario(True)) == asyncio.run(scenario(False))
+
+
+def test_a_group_that_was_dropped_leaves_no_candidates_and_its_replacement_gets_the_list():
+    fleet = FakeFleet(max_candidates=4, fault=lambda kind, number: (kind, number) == ("empty", 3))
+    batches = run(make_rollout(fleet, num_steps=2, num_prompts=3, candidates=CandidateLists(max_lists=9)), 2)
+    assert [len(carried(h)) for h in batches[1].handles] == [2, 2, 2]
+
+
+def test_orders_of_a_failed_sampler_are_issued_again_without_lists_so_that_a_lost_one_cannot_end_the_run():
+    fleet = FakeFleet(max_candidates=4, fault=lambda kind, number: (kind, number) == ("sample", 1))
+    batches = run(make_rollout(fleet, num_steps=3, num_prompts=3, candidates=CandidateLists(max_lists=9)), 3)
+    assert [[len(carried(h)) for h in batch.handles] for batch in batches] == [[0] * 3, [0] * 3, [2] * 3]
 
 
 @settings(max_examples=60, deadline=None)

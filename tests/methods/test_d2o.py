@@ -198,12 +198,16 @@ def expected_gradient(
     is_negative[:, 0] = True
     groups = GroupTensors(
         logprobs_GR=lp_GR,
+        complement_logprobs_GR=torch.full_like(lp_GR, float("nan")),
         lengths_GR=torch.ones_like(answers),
         rpos_logprobs_GR=ref_GR,
         rneg_logprobs_GR=ref_GR,
         is_negative_GR=is_negative,
         is_positive_GR=torch.zeros_like(is_negative),
         is_sample_GR=~is_negative,
+        is_positive_sample_GR=torch.zeros_like(is_negative),
+        is_negative_sample_GR=torch.zeros_like(is_negative),
+        reward_GR=torch.full_like(lp_GR, float("nan")),
     )
     chance_G = sampler_A.detach().softmax(0)[tuples].prod(-1)  # samples carry no gradient
     return torch.autograd.grad((chance_G * d2o.loss(groups, config).loss_G).sum(), theta_A)[0]

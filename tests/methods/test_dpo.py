@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negalign_ray.config import DPOConfig
+from negalign_ray.config import D2OConfig, DPOConfig
 from negalign_ray.methods import dpo
 from negalign_ray.records import Role
 
@@ -77,17 +77,37 @@ def test_a_group_without_a_pair_has_no_loss_gradient_or_metrics(rows):
     out = dpo.loss(groups, CONFIG)
     assert out.loss_G.tolist() == pytest.approx([0, sp(0.5)])
     assert (gradient("dpo", groups, CONFIG)[0] == 0).all()
-    assert all(values_G[0].isnan() and values_G[1].isfinite() for values_G in out.metrics_G.values())
+    metrics_G = {key: values_G for key, values_G in out.metrics_G.items() if key != "sample_logratio_nats"}
+    assert all(values_G[0].isnan() and values_G[1].isfinite() for values_G in metrics_G.values())
 
 
-def test_own_samples_are_not_read():
+def test_own_samples_are_not_read_unless_they_are_winners():
     rows = [positive(2), negative(-3)]
     assert value("dpo", [*rows, sample(-50)]) == value("dpo", rows)
+    assert math.isnan(metric("dpo", "sample_logratio_nats", [*rows, sample(-50)]))
+
+
+@pytest.mark.parametrize(
+    ("winners", "margins"), [("human", [5.0]), ("samples", [4.0, 2.0]), ("human_and_samples", [5.0, 4.0, 2.0])]
+)
+def test_winners_are_human_answers_own_samples_or_both_over_the_human_negatives(winners, margins):
+    rows = [positive(2), sample(1), sample(-1), negative(-3)]
+    config = DPOConfig(beta=0.1, winners=winners)
+    assert value("dpo", rows, config) == pytest.approx(sum(sp(0.1 * margin) for margin in margins) / len(margins))
+    found = gradient("dpo", tensors([rows]), config)[0]
+    assert (found[:3] < 0).tolist() == [winners != "samples", winners != "human", winners != "human"]
+    assert found[3].item() == pytest.approx(-found[:3].sum().item())
+
+
+def test_one_own_sample_as_winner_is_d2o_with_equal_weights():
+    rows = [sample(1.5), negative(-3)]
+    d2o = value("d2o", rows, D2OConfig(alpha=0.1, beta=0.1))
+    assert value("dpo", rows, DPOConfig(beta=0.1, winners="samples")) == pytest.approx(d2o)
 
 
 def test_metrics_by_hand():
     metrics_G = run("dpo", [[positive(2), negative(-3)]], CONFIG).metrics_G
-    assert {key: values.item() for key, values in metrics_G.items()} == pytest.approx(
+    assert {key: values.item() for key, values in metrics_G.items() if not values.isnan()} == pytest.approx(
         {
             "positive_nats": 0.2,
             "negative_nats": -0.3,

@@ -1,12 +1,14 @@
 """Packed rows through a real Hugging Face model equal one plain forward per response."""
 
+import math
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
 from negalign_ray.data.collate import pack_rows
 from negalign_ray.errors import ModelError
-from negalign_ray.models.policy import ResponseLogprobs
+from negalign_ray.models.policy import ResponseLogprobs, log_complement, sum_by_response
 from tests.data.test_collate import make_group
 
 SMALL = {
@@ -33,16 +35,23 @@ def small_model(model_type, **settings):
     return AutoModelForCausalLM.from_config(config).float()
 
 
-def plain_logprobs(model, groups):
+def plain_token_logprobs(model, groups):
     """One unpacked forward per response, full logits, log_softmax."""
-    sums = []
     for group in groups:
         for response in group.responses:
             ids = torch.tensor([[*group.prompt.token_ids, *response.token_ids]])
             logprobs = torch.log_softmax(model(input_ids=ids).logits[0, :-1].float(), -1)
             taken = logprobs.gather(1, ids[0, 1:, None]).squeeze(1)
-            sums.append(taken[len(group.prompt.token_ids) - 1 :].sum())
-    return torch.stack(sums)
+            yield taken[len(group.prompt.token_ids) - 1 :]
+
+
+def plain_logprobs(model, groups):
+    return torch.stack([tokens.sum() for tokens in plain_token_logprobs(model, groups)])
+
+
+def plain_complements(model, groups):
+    """log(1 - p) in double precision, straight from its definition."""
+    return torch.stack([(1 - tokens.double().exp()).log().sum() for tokens in plain_token_logprobs(model, groups)])
 
 
 @pytest.mark.parametrize(("model_type", "settings"), ARCHITECTURES)
@@ -124,3 +133,40 @@ def test_models_with_learned_positions_work_too():
     expected = plain_logprobs(model, GROUPS)
     actual = ResponseLogprobs(model)(pack_rows(GROUPS, max_row_tokens=32))
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_summed_complements_and_their_gradients_equal_the_plain_ones():
+    model = small_model("llama", tie_word_embeddings=True)
+    weight_N = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0])
+    expected = plain_complements(model, GROUPS)
+    (expected * weight_N).sum().backward()
+    expected_grads = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad()
+
+    policy, rows = ResponseLogprobs(model, chunk_tokens=3), pack_rows(GROUPS, max_row_tokens=8)
+    actual = sum_by_response(log_complement(policy(rows, per_token=True)), rows)
+    (actual * weight_N).sum().backward()
+
+    torch.testing.assert_close(actual, expected.float(), rtol=1e-4, atol=1e-6)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected_grads[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("p", [1e-30, 1e-8, 0.1, 0.5, 0.9, 0.999])
+def test_the_log_of_one_minus_p_is_exact_in_float32(p):
+    logprob = torch.tensor(math.log(p), requires_grad=True)
+    value = log_complement(logprob)
+    value.backward()
+    assert value.item() == pytest.approx(math.log1p(-p), rel=1e-4)
+    assert logprob.grad.item() == pytest.approx(-p / (1 - p), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("complement", "expected"), [(1e-5, math.log(1e-5)), (1e-6, math.log(1e-5) - 0.9), (0.0, math.log(1e-5) - 1)]
+)
+def test_the_log_of_one_minus_p_near_1_follows_its_tangent_and_keeps_its_gradient(complement, expected):
+    logprob = torch.tensor(math.log1p(-complement), requires_grad=True)
+    value = log_complement(logprob)
+    value.backward()
+    assert value.item() == pytest.approx(expected, abs=2e-3)
+    assert logprob.grad.item() == pytest.approx(-1e5, rel=1e-2)

@@ -1,5 +1,6 @@
 """The HTTP head against a real local server: what is tried again, what fails at once, and that nothing becomes a 0."""
 
+import contextlib
 import json
 import threading
 import time
@@ -20,6 +21,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, plan):
         super().__init__(("127.0.0.1", 0), Handler)
         self.plan, self.requests_seen = list(plan), []
+        self.test_is_over = threading.Event()
 
     @property
     def url(self):
@@ -63,19 +65,20 @@ def redirect(code, location):
     return lambda handler, _: reply(handler, code, headers=[("Location", location)])
 
 
-def sleep(handler, _):
-    time.sleep(1.0)
+def hang(handler, _):
+    """No answer as long as the test runs: whoever comes back did not wait for one."""
+    handler.server.test_is_over.wait()
 
 
 def drip(handler, _):
-    """One byte every 0.1 s: each read succeeds in time, the whole never does."""
+    """A byte now and then, as long as the test runs: each read succeeds in time, the whole never does."""
     handler.send_response(200)
-    handler.send_header("Content-Length", "100")
+    handler.send_header("Content-Length", "1000000")
     handler.end_headers()
-    for _ in range(15):
-        handler.wfile.write(b" ")
-        handler.wfile.flush()
-        time.sleep(0.1)
+    with contextlib.suppress(ConnectionError):  # the client has hung up
+        while not handler.server.test_is_over.wait(0.05):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
 
 
 def hang_up(handler, _):
@@ -95,6 +98,7 @@ def serve(monkeypatch):
 
     yield start
     for server in servers:
+        server.test_is_over.set()
         server.shutdown()
         server.server_close()
 
@@ -143,18 +147,19 @@ def test_waits_between_attempts_grow(serve):
     assert time.perf_counter() - started >= 0.25 + 0.5
 
 
-@pytest.mark.parametrize("act", [sleep, drip])
+@pytest.mark.timeout(60)  # without the deadline these servers keep the head for ever
+@pytest.mark.parametrize("act", [hang, drip])
 def test_the_deadline_bounds_the_whole_attempt(serve, act):
     server = serve(act)
-    started = time.perf_counter()
-    with pytest.raises(ScoreError, match=r"no answer in deadline_s=0\.3"):
+    with pytest.raises(ScoreError, match=r"no answer in deadline_s=0\.3; gave up after 1 attempts"):
         build_head(http_config(server.url, deadline_s=0.3, max_retries=0)).score(PAIRS)
-    assert time.perf_counter() - started < 0.9
 
 
+@pytest.mark.timeout(60)
 def test_a_slow_attempt_is_tried_again(serve):
-    server = serve(sleep, good)
-    assert build_head(http_config(server.url, deadline_s=0.5)).score(PAIRS) == [3.0, 5.0, 7.0]
+    server = serve(hang, good)
+    # On a busy machine even a good answer may miss this deadline, so there are retries to spare.
+    assert build_head(http_config(server.url, deadline_s=0.5, max_retries=8)).score(PAIRS) == [3.0, 5.0, 7.0]
 
 
 def test_nobody_listening_is_a_typed_failure(serve):

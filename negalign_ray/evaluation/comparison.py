@@ -1,0 +1,289 @@
+"""Several methods under several seeds, item by item, to the dictionary that is written as compare.json.
+
+    {"methods", "seeds", "harm": key, "heads": {...}, "figures": {key: {"title", "better"}},
+     "base":         {key: interval},                 pooled over the seeds, one finished run each
+     "values":       {method: {key: interval}},
+     "versus_base":  {method: {key: {"mean", "low", "high"}}},      method - base, paired by prompt
+     "versus_first": {method: {key: {"mean", "low", "high"}}},      method - first method, paired by prompt
+     "by_behaviour": {behaviour: {method or "base": {key: interval}}},      the harm figures
+     "run_figures":  {key: {"title", "better"}},
+     "runs":         {method or "base": {key: {"mean", "low", "high", "by_seed": {seed: value}}}},
+     "curve", "curves": {method: {seed: [[step, smoothed value], ...]}},
+     "num_runs": {method: finished}, "failed": [{"method", "seed", "error", "message"}]}
+
+An interval is {"mean", "low", "high", "num"}: 95 % percentile bootstrap over `num` prompts. A prompt that several
+seeds evaluated is one unit with all its answers, so equal prompts do not count twice. These intervals speak of other
+prompts, for the seeds that were run; how much a seed changes is shown by `runs`, whose low and high are the lowest
+and the highest seed. Methods are paired on the seeds that both finished and the prompts that both answered.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from negalign_ray.config import HeadConfig
+from negalign_ray.evaluation.curves import (
+    points_of,
+    relative_spread,
+    roughness,
+    sampled_tokens,
+    smoothed,
+    steps_to_target,
+    total,
+    trained_tokens,
+)
+from negalign_ray.evaluation.figures import Figure, figures_of
+from negalign_ray.evaluation.intervals import Interval, Sums, difference_interval, rate_interval, sums_interval
+from negalign_ray.evaluation.measures import distinct_n
+from negalign_ray.evaluation.side import Side
+from negalign_ray.metrics import Row
+from negalign_ray.settings.comparison import Curve
+
+BASE = "base"
+Figures = dict[str, Figure]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One finished run."""
+
+    method: str
+    seed: int
+    before: Side
+    after: Side
+    rows: Sequence[Row]  # of its metrics.jsonl
+    steps: int
+    wall_s: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended with an error."""
+
+    method: str
+    seed: int
+    error: str  # the type's name
+    message: str
+
+
+def compare_runs(
+    results: Sequence[RunResult],
+    failures: Sequence[Failure] = (),
+    *,
+    methods: Sequence[str],
+    heads: Sequence[HeadConfig],
+    harm: HeadConfig,
+    curve: Curve,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The layout above; JSON-ready. `methods[0]` is what the others are held against."""
+    interval = _Intervals(resamples, seed)
+    by_method = {name: _by_seed(result for result in results if result.method == name) for name in methods}
+    before = {key: figures_of(result.before, heads) for key, result in _keyed(results).items()}
+    after = {key: figures_of(result.after, heads) for key, result in _keyed(results).items()}
+    one_each = _by_seed(reversed(results))  # per seed the first result: the base is the same for all
+    base = pooled(before[result.method, number] for number, result in one_each.items())
+
+    def side(method: str, figures: Mapping[tuple[str, int], list[Figure]], seeds: Iterable[int]) -> Figures:
+        return pooled(figures[method, number] for number in seeds)
+
+    finished = [name for name in methods if by_method[name]]
+    values = {name: side(name, after, by_method[name]) for name in finished}
+    versus_base = {name: interval.differences(side(name, before, by_method[name]), values[name]) for name in finished}
+    versus_first = {}
+    for name in finished[1:] if finished[:1] == [methods[0]] else []:
+        shared = [number for number in by_method[name] if number in by_method[methods[0]]]
+        versus_first[name] = interval.differences(side(methods[0], after, shared), side(name, after, shared))
+    return {
+        "methods": list(methods),
+        "seeds": sorted({result.seed for result in results} | {failure.seed for failure in failures}),
+        "harm": f"{harm.name}_score",
+        "heads": {head.name: {"kind": head.kind, "direction": head.direction} for head in heads},
+        "figures": {key: {"title": figure.title, "better": figure.better} for key, figure in base.items()},
+        "base": interval.each(base),
+        "values": {name: interval.each(figures) for name, figures in values.items()},
+        "versus_base": versus_base,
+        "versus_first": versus_first,
+        "by_behaviour": _by_behaviour({BASE: base, **values}, harm, interval),
+        "run_figures": run_figures(curve),
+        "runs": _runs(by_method, one_each, harm, curve),
+        "curve": curve.model_dump(),
+        "curves": {name: _curves(by_method[name], curve) for name in finished},
+        "num_runs": {name: len(by_method[name]) for name in methods},
+        "failed": [vars(failure) for failure in failures],
+    }
+
+
+# -- pooling over seeds ----------------------------------------------------------------------------------------
+
+
+def pooled(parts: Iterable[Sequence[Figure]]) -> Figures:
+    """One figure per key over all seeds, with one item per prompt: numerators and denominators add up.
+
+    Prompt 7 scored 0.2 under seed 0 and 0.4 under seed 1, prompt 8 scored 0.9 under seed 1 -> items (0.6, 2), (0.9, 1);
+    the figure is 1.5 / 3 = 0.5, and a resample draws prompts, not answers.
+    """
+    collected: dict[str, list[Figure]] = {}
+    for figures in parts:
+        for figure in figures:
+            collected.setdefault(figure.key, []).append(figure)
+    return {key: _pool(figures) for key, figures in collected.items()}
+
+
+def _pool(figures: Sequence[Figure]) -> Figure:
+    sums: dict[int, list[float]] = {}
+    behaviours: dict[int, str | None] = {}
+    unnamed = 0
+    for figure in figures:
+        ids = figure.prompt_ids
+        if ids is None:  # items of an unknown prompt stand for themselves
+            ids = tuple(-1 - unnamed - index for index in range(len(figure.sums)))
+            unnamed += len(ids)
+        rows = zip(ids, figure.behaviours, figure.sums.numerators, figure.sums.denominators, strict=True)
+        for prompt_id, behaviour, numerator, denominator in rows:
+            item = sums.setdefault(prompt_id, [0.0, 0.0])
+            item[0] += numerator
+            item[1] += denominator
+            behaviours.setdefault(prompt_id, behaviour)
+    ids = tuple(sorted(sums))
+    numerators, denominators = ([sums[prompt_id][part] for prompt_id in ids] for part in (0, 1))
+    named = tuple(behaviours[prompt_id] for prompt_id in ids)
+    return replace(figures[0], sums=Sums.of(numerators, denominators), behaviours=named, prompt_ids=ids)
+
+
+def paired(first: Figure, second: Figure) -> tuple[Figure, Figure]:
+    """Both over the prompts that both have, in the same order."""
+    return _among(first, second), _among(second, first)
+
+
+def _among(figure: Figure, other: Figure) -> Figure:
+    assert figure.prompt_ids is not None, "pooled figures name their prompts"
+    kept = np.isin(figure.prompt_ids, other.prompt_ids or ())
+    sums = Sums(figure.sums.numerators[kept], figure.sums.denominators[kept])
+    return replace(
+        figure,
+        sums=sums,
+        behaviours=tuple(np.asarray(figure.behaviours, dtype=object)[kept]),
+        prompt_ids=tuple(np.asarray(figure.prompt_ids)[kept].tolist()),
+    )
+
+
+@dataclass(frozen=True)
+class _Intervals:
+    resamples: int
+    seed: int
+
+    def each(self, figures: Figures) -> dict[str, dict[str, Any]]:
+        return {key: _as_json(self.one(figure)) for key, figure in figures.items()}
+
+    def one(self, figure: Figure) -> Interval:
+        """Where all answers agree, the exact bound over the prompts stands in, as for a single run."""
+        hits, num = figure.sums.numerators.sum(), len(figure.sums)
+        if figure.is_rate and hits in (0.0, figure.sums.denominators.sum()):
+            return rate_interval(np.full(num, float(hits > 0)), resamples=self.resamples, seed=self.seed)
+        return sums_interval(figure.sums, transform=figure.transform, resamples=self.resamples, seed=self.seed)
+
+    def differences(self, first: Figures, second: Figures) -> dict[str, dict[str, Any]]:
+        """second - first."""
+        return {key: _as_json(self._difference(*paired(first[key], second[key]))) for key in first if key in second}
+
+    def _difference(self, first: Figure, second: Figure) -> Interval:
+        return difference_interval(
+            first.sums, second.sums, transform=first.transform, resamples=self.resamples, seed=self.seed
+        )
+
+
+def _as_json(interval: Interval) -> dict[str, Any]:
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high, "num": interval.num}
+
+
+def _by_behaviour(sides: Mapping[str, Figures], harm: HeadConfig, interval: _Intervals) -> dict[str, Any]:
+    keys = (f"{harm.name}_score", f"{harm.name}_rate")
+    names = sorted({name for figures in sides.values() for key in keys for name in figures[key].behaviours if name})
+    table: dict[str, Any] = {name: {} for name in names}
+    for name in names:
+        for who, figures in sides.items():
+            parts = {key: figures[key].only(name) for key in keys}
+            table[name][who] = interval.each({key: part for key, part in parts.items() if part is not None})
+    return table
+
+
+# -- figures of whole runs -------------------------------------------------------------------------------------
+
+
+def run_figures(curve: Curve) -> dict[str, dict[str, str]]:
+    """Title and direction of the figures that a run has one of, so that the seeds are all there is to spread over."""
+    bound = f"<= {curve.at_most:g}" if curve.at_most is not None else f">= {curve.at_least or 0.0:g}"
+    rows = {
+        "harm_per_seed": ("harm, lowest and highest seed", "lower"),
+        "distinct_2": ("different bigrams (distinct-2)", "higher"),
+        "steps_to_target": (f"steps until {curve.metric} {bound}", "lower"),
+        "roughness": (f"roughness of {curve.metric}", "lower"),
+        "grad_norm_spread": ("spread of the gradient norm (std / mean)", "lower"),
+        "updates": ("optimizer steps", "neither"),
+        "sampled_tokens": ("sampled tokens", "neither"),
+        "trained_tokens": ("trained tokens", "neither"),
+        "train_s": ("seconds in training steps", "lower"),
+        "wall_s": ("seconds of the whole run", "neither"),  # a measured base is reused, so the first runs take longer
+    }
+    if curve.at_most is None and curve.at_least is None:
+        del rows["steps_to_target"]
+    return {key: {"title": title, "better": better} for key, (title, better) in rows.items()}
+
+
+def _runs(
+    by_method: Mapping[str, Mapping[int, RunResult]],
+    one_each: Mapping[int, RunResult],
+    harm: HeadConfig,
+    curve: Curve,
+) -> dict[str, Any]:
+    measures: dict[str, Callable[[RunResult], float | None]] = {
+        "harm_per_seed": lambda result: float(np.mean(result.after.harmful.scores[harm.name])),
+        "distinct_2": lambda result: distinct_n(result.after.harmful.token_ids),
+        "steps_to_target": lambda result: steps_to_target(result.rows, curve),
+        "roughness": lambda result: roughness(result.rows, curve.metric),
+        "grad_norm_spread": lambda result: relative_spread(result.rows, "learner/grad_norm"),
+        "updates": lambda result: result.steps,
+        "sampled_tokens": lambda result: sampled_tokens(result.rows),
+        "trained_tokens": lambda result: trained_tokens(result.rows),
+        "train_s": lambda result: total(result.rows, "learner/step_s"),
+        "wall_s": lambda result: result.wall_s,
+    }
+    of_base: dict[str, Callable[[RunResult], float | None]] = {
+        "harm_per_seed": lambda result: float(np.mean(result.before.harmful.scores[harm.name])),
+        "distinct_2": lambda result: distinct_n(result.before.harmful.token_ids),
+    }
+    reported = run_figures(curve)
+    table = {BASE: {key: _spread(one_each, measure) for key, measure in of_base.items()}}
+    for name, runs in by_method.items():
+        if runs:
+            table[name] = {key: _spread(runs, measure) for key, measure in measures.items() if key in reported}
+    return table
+
+
+def _spread(runs: Mapping[int, RunResult], measure: Callable[[RunResult], float | None]) -> dict[str, Any]:
+    """Mean, lowest and highest over the seeds; null as soon as one seed has no value (a target never reached)."""
+    values = {number: measure(result) for number, result in sorted(runs.items())}
+    known = [value for value in values.values() if value is not None]
+    by_seed = {str(number): value for number, value in values.items()}
+    if not known or len(known) < len(values):
+        return {"mean": None, "low": None, "high": None, "by_seed": by_seed}
+    return {"mean": sum(known) / len(known), "low": min(known), "high": max(known), "by_seed": by_seed}
+
+
+def _curves(runs: Mapping[int, RunResult], curve: Curve) -> dict[str, list[list[float]]]:
+    return {
+        str(number): [list(point) for point in smoothed(points_of(result.rows, curve.metric), window=curve.window)]
+        for number, result in sorted(runs.items())
+    }
+
+
+def _by_seed(results: Iterable[RunResult]) -> dict[int, RunResult]:
+    return {result.seed: result for result in results}
+
+
+def _keyed(results: Iterable[RunResult]) -> dict[tuple[str, int], RunResult]:
+    return {(result.method, result.seed): result for result in results}

@@ -1,0 +1,79 @@
+"""What decides the result of a run: its settings, and the contents of the files that they name."""
+
+import hashlib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from negalign_ray.config import Config
+from negalign_ray.settings import Tree
+from negalign_ray.settings.comparison import differences
+from negalign_ray.settings.explain import shown
+
+WITHOUT_EFFECT = {"run": ("dir", "overwrite"), "deadlines": None}  # settings that change no result; None = all
+NAMES_A_FILE = ("path", "target", "rpos", "rneg", "instructions", "chat_template")  # endings of such settings' names
+
+
+def fingerprint(config: Config) -> Tree:
+    """{"settings": ..., "inputs": {file or folder: sha256}}; what is no file (a packaged model) counts by its name."""
+    tree = _settings(config)
+    return {"settings": tree, "inputs": {name: _digest(Path(name)) for name in sorted(set(_inputs(tree)))}}
+
+
+def changes(written: Tree, config: Config) -> list[str]:
+    """One line for everything that differs between the fingerprint of an earlier run and `config`; empty = the same.
+
+    A setting that came into being since then has its default on both sides.
+    """
+    try:
+        earlier = _settings(Config.model_validate(written["settings"]))
+    except ValidationError:  # a setting that no longer exists
+        earlier = written["settings"]
+    now = fingerprint(config)
+    lines = [
+        f"{name}={shown(there)} there, {shown(here)} now" for name, there, here in differences(earlier, now["settings"])
+    ]
+    known = written["inputs"]
+    return lines + [f"{name} has changed" for name, digest in now["inputs"].items() if known.get(name) != digest]
+
+
+def _settings(config: Config) -> Tree:
+    tree = config.model_dump(mode="json")
+    for section, names in WITHOUT_EFFECT.items():
+        if names is None:
+            del tree[section]
+            continue
+        for name in names:
+            del tree[section][name]
+    return tree
+
+
+def _inputs(value: Any, name: str = "") -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _inputs(inner, key)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _inputs(inner, name)
+    elif isinstance(value, str) and name.endswith(NAMES_A_FILE) and Path(value).exists():
+        yield value
+
+
+def _digest(path: Path) -> str:
+    """Of a file's contents, or of the names and contents of all files in a folder."""
+    total = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(inner for inner in path.rglob("*") if inner.is_file()):
+        total.update(str(file.relative_to(path)).encode())
+        stat = file.stat()
+        total.update(_file_digest(file, stat.st_size, stat.st_mtime_ns))
+    return total.hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _file_digest(file: Path, size: int, mtime_ns: int) -> bytes:
+    """Size and time are there for the cache: many runs share a model of gigabytes."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()
