@@ -250,6 +250,7 @@ SMALL = (
 
 
 @pytest.mark.real
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_methods_two_seeds_two_steps_then_nothing_left_to_do(toy_model, tmp_path):
