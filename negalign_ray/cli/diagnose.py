@@ -48,10 +48,16 @@ def predict(config: Config, *, max_answers: int, out: Console, err: Console) -> 
     out.print(config.run_dir / FILE_NAME, markup=False, highlight=False, soft_wrap=True)
 
 
+def add_column(table: Table, heading: str) -> None:
+    """On a narrow terminal the headings of figures are folded; a behaviour's name is never cut."""
+    is_name = heading == "behaviour"
+    table.add_column(heading, justify="left" if is_name else "right", no_wrap=is_name, overflow="fold")
+
+
 def prediction_table(found: Mapping[str, Any]) -> Table:
     table = Table(title="Learned first to last, as predicted", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("", "behaviour", "good", "bad", "distance", "by chance", "concentration", "trace", "mean gap"):
-        table.add_column(heading, justify="left" if heading == "behaviour" else "right")
+        add_column(table, heading)
     for name in found["order"]:
         row = found["behaviours"][name]
         figures = (f"{row[key]:.4g}" for key in ("distinguishability", "noise", "concentration", "trace"))
@@ -105,7 +111,7 @@ def outcome_table(outcome: Mapping[str, Any]) -> Table:
         "accuracy",
     )
     for heading in headings:
-        table.add_column(heading, justify="left" if heading == "behaviour" else "right")
+        add_column(table, heading)
     for name, row in outcome["behaviours"].items():
         table.add_row(
             escape(name),
