@@ -95,7 +95,8 @@ def _make_trainer(plan: RewardPlan) -> TorchTrainer:
         run_config=ray.train.RunConfig(
             name="ray_train",
             storage_path=str(plan.out),
-            worker_runtime_env={"env_vars": thread_environment(str(learners.threads))},
+            # mypy sees the RunConfig of Train V1
+            worker_runtime_env={"env_vars": thread_environment(str(learners.threads))},  # type: ignore[call-arg]
         ),
     )
 
