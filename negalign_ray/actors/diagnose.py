@@ -40,13 +40,7 @@ class StateReader:
         from negalign_ray.engines.frozen import FrozenModel  # heavy, and only this process needs it
 
         open_log(config.run_dir, f"{ROLE}-{rank}")
-        self._model = FrozenModel(
-            Path(model_path),
-            dtype=dtype,
-            threads=config.references.threads,
-            micro_batch_tokens=config.references.micro_batch_tokens,
-            max_row_tokens=config.learners.max_row_tokens,
-        )
+        self._model = FrozenModel.of_run(config, model_path, dtype=dtype)
 
     def ready(self) -> bool:
         return True

@@ -7,7 +7,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ray
@@ -31,13 +30,7 @@ class Reference:
         open_log(config.run_dir, f"reference-{names[0]}-{rank}")
         self._names, self._rank = names, rank
         self._version: int | None = 0  # of the weights held; None while an update is unconfirmed
-        self._model = FrozenModel(
-            Path(model_path),
-            dtype=dtype,
-            threads=config.references.threads,
-            micro_batch_tokens=config.references.micro_batch_tokens,
-            max_row_tokens=config.learners.max_row_tokens,
-        )
+        self._model = FrozenModel.of_run(config, model_path, dtype=dtype)
         self._cache: OrderedDict[tuple[TokenIds, TokenIds], float] = OrderedDict()
         self._cache_size = config.references.cache_size
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from negalign_ray.config import Config
 from negalign_ray.data.collate import PackedRows, first_fit, pack_rows
 from negalign_ray.engines.weights import WeightBundle, load_in_place
 from negalign_ray.models.loading import load_causal_lm
@@ -36,6 +37,17 @@ class FrozenModel:
         self._policy = ResponseLogprobs(model.requires_grad_(False)).eval()
         self._micro_batch_tokens, self._max_row_tokens = micro_batch_tokens, max_row_tokens
         self._version: int | None = None  # None: the weights that came with the model
+
+    @classmethod
+    def of_run(cls, config: Config, model_path: Path | str, *, dtype: str) -> "FrozenModel":
+        """With the threads and bounds that the run gives its references."""
+        return cls(
+            model_path,
+            dtype=dtype,
+            threads=config.references.threads,
+            micro_batch_tokens=config.references.micro_batch_tokens,
+            max_row_tokens=config.learners.max_row_tokens,
+        )
 
     @torch.inference_mode()
     def response_logprobs(self, groups: Sequence[Group]) -> list[list[float]]:

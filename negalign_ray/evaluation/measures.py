@@ -4,14 +4,8 @@ import math
 from collections.abc import Hashable, Sequence
 
 from negalign_ray.errors import NonFiniteError
-from negalign_ray.rewards.refusal import is_refusal
 
 Tokens = Sequence[Hashable]
-
-
-def refusal_frac(texts: Sequence[str]) -> float | None:
-    """Share (0..1) of answers that the phrase detector takes for refusals; None without answers."""
-    return sum(map(is_refusal, texts)) / len(texts) if texts else None
 
 
 def mean_length_tokens(answers: Sequence[Tokens]) -> float | None:

@@ -9,14 +9,8 @@ from negalign_ray.evaluation.measures import (
     distinct_n,
     mean_length_tokens,
     perplexity,
-    refusal_frac,
     repetition_frac,
 )
-
-
-def test_refusals_are_a_share_of_all_answers():
-    assert refusal_frac(["I cannot help with that.", "Sure.", "Hello", "I'm sorry, but I can't do that."]) == 0.5
-    assert refusal_frac([]) is None
 
 
 def test_length_is_the_mean_number_of_tokens_and_counts_empty_answers():
