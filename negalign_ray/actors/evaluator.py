@@ -3,7 +3,6 @@
 Whoever samples (the run's samplers, or one started for `negalign-ray evaluate`) is passed in as a function.
 """
 
-import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,9 +24,8 @@ from negalign_ray.evaluation.pricing import PriceBook
 from negalign_ray.evaluation.probes import build_probes, draw_questions, priced_set, spread_over_behaviours
 from negalign_ray.evaluation.side import Side
 from negalign_ray.evaluation.summary import summarise
-from negalign_ray.records import Generation, Group, Prompt, Response, Role, SampleRequest, SamplingSpec
+from negalign_ray.records import Generation, Group, Role, SampleRequest, SamplingSpec
 
-FIRST_BENIGN_ID = 1_000_000_000  # beyond every row of the data, and the same for every method and seed
 Generate = Callable[[Sequence[SampleRequest], SamplingSpec], list[Generation]]
 SIDES_FILE = "evaluation.json"  # in the run directory: every item measured of both models, to compare runs by
 GROUPS_PER_CALL = 128  # of prompts priced; deadlines.reference_s bounds a call, however large the evaluation is
@@ -46,7 +44,7 @@ class Evaluation:
         heldout = in_seeded_order((*plan.data.heldout, *plan.data.heldout_rest), seed=plan.config.run.seed)
         probes = build_probes(
             heldout,
-            benign_prompts(plan),
+            plan.benign,
             num_prompts=self._config.num_prompts,
             num_benign=self._config.num_benign,
             seed=plan.config.run.seed,
@@ -179,15 +177,3 @@ class Evaluation:
             raise StallError(reason, role=f"evaluation {role}") from None
         except ray.exceptions.RayError as error:
             raise typed(error, role=f"evaluation {role}", rank=0) from error
-
-
-def benign_prompts(plan: Plan) -> tuple[Prompt, ...]:
-    """The benign rows as prompts with one good answer each."""
-    chat = plan.chat()
-    prompts = []
-    for prompt_id, row in zip(itertools.count(FIRST_BENIGN_ID), plan.benign, strict=False):
-        messages = (("user", row.prompt),)
-        rendered = chat.prompt(messages)
-        answer = Response(Role.POSITIVE, chat.response_ids(row.response, after=rendered), row.response)
-        prompts.append(Prompt(prompt_id, row.prompt, messages, chat.prompt_ids(messages), (answer,), row.kind))
-    return tuple(prompts)

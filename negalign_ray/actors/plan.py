@@ -4,16 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from negalign_ray.config import LATENT_DISTANCE, Config, NEATConfig
+from negalign_ray.data.benign import load_benign
 from negalign_ray.data.chat import ChatTokenizer, load_chat
 from negalign_ray.data.choices import ChoiceQuestion, load_choices
-from negalign_ray.data.instructions import BenignRow, Instruction, load_benign, load_instructions
+from negalign_ray.data.instructions import Instruction, load_instructions
 from negalign_ray.data.load import LoadedData, load_prompts
 from negalign_ray.errors import ConfigError
 from negalign_ray.methods import METHODS, Method, Needs
 from negalign_ray.methods.groups import RewardSource
 from negalign_ray.models.dtype import ComputeDtype, resolve_dtype
 from negalign_ray.models.packaged import resolve_model
-from negalign_ray.records import Role
+from negalign_ray.records import Prompt, Role
 from negalign_ray.rewards import check_head
 
 
@@ -27,7 +28,7 @@ class Plan:
     learner_dtype: ComputeDtype
     stop_ids: tuple[int, ...]
     data: LoadedData
-    benign: tuple[BenignRow, ...]
+    benign: tuple[Prompt, ...]
     choices: tuple[ChoiceQuestion, ...]
     instructions: tuple[Instruction, ...]
 
@@ -96,7 +97,7 @@ def make_plan(config: Config) -> Plan:
         learner_dtype=resolve_dtype(config.learners.dtype, gpus=config.learners.gpus),
         stop_ids=chat.end_ids,
         data=data,
-        benign=load_benign(config.data.benign_path),
+        benign=load_benign(config.data.benign_path, chat, limits=config.data),
         choices=load_choices(config.evaluation.choices_path, chat, limits=config.data),
         instructions=load_instructions(config.sampling.instructions),
     )
