@@ -1,6 +1,5 @@
 """Instructions: packaged, from a file, or refused."""
 
-
 import pytest
 
 from negalign_ray.data.instructions import Instruction, load_instructions
