@@ -307,7 +307,6 @@ class GuideConfig(Resources):
 class LoRAConfig(Section):
     r: PositiveInt = 16
     alpha: PositiveFloat = 32.0
-    dropout: Fraction = 0.0
     target_modules: str | tuple[str, ...] = "all-linear"
 
 

@@ -84,8 +84,13 @@ METRICS: dict[str, Metric] = {
     ),
     "learner/best_token_nll_nats": Metric(
         "nats/token",
-        "NEAT, RRHF, CLHA, PRO: negative log-prob of the best candidate per token; its exponential is the perplexity.",
+        "NEAT, RRHF, CLHA, PRO: negative log-prob of the best candidate per token.",
         "Rising: diverging. Near 0: the model repeats itself, and its own answers are the best ones.",
+    ),
+    "learner/best_perplexity": Metric(
+        ">= 1",
+        "Its exponential, of the mean over the step's groups.",
+        "As above; near 1 instead of near 0.",
     ),
     "learner/ranked_pairs_frac": Metric(
         "0..1",

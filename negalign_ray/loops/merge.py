@@ -14,6 +14,7 @@ TOTALS: dict[str, Callable[[float], float]] = {
     "learner/weight_change_norm": math.sqrt,
     "num_groups": float,  # of each behaviour
 }
+LARGEST_EXPONENT = 700.0  # exp of more is no float
 
 
 def merge_reports(reports: Sequence[StepReport], batch: Batch, *, rollout: Rollout) -> dict[str, float]:
@@ -21,6 +22,8 @@ def merge_reports(reports: Sequence[StepReport], batch: Batch, *, rollout: Rollo
     row = merge_ranks(reports)
     row["learner/tokens_per_s"] = row["learner/tokens"] / row["learner/compute_s"]
     row["learner/version"] = batch.step + 1
+    if "learner/best_token_nll_nats" in row:
+        row["learner/best_perplexity"] = math.exp(min(row["learner/best_token_nll_nats"], LARGEST_EXPONENT))
     row |= rollout.figures.get(batch.step, {})  # of the iteration that this step begins
     return row | _sampler_rows(batch, rollout) | _conductor_rows(row, batch, rollout)
 
