@@ -48,8 +48,12 @@ def sides(groups: GroupTensors, needs: Needs) -> tuple[Tensor, Tensor]:
     """
     samples = needs.samples == "required"
     good_GR = groups.is_sample_GR if samples and not needs.positives else groups.is_positive_GR
-    bad_GR = groups.is_sample_GR if samples and needs.positives and not needs.negatives else groups.is_negative_GR
-    return good_GR, bad_GR
+    return good_GR, groups.is_sample_GR if samples_are_bad(needs) else groups.is_negative_GR
+
+
+def samples_are_bad(needs: Needs) -> bool:
+    """Whether the method pushes its own samples down: it sets them against human positives (SPIN, LD-Align)."""
+    return needs.samples == "required" and needs.positives and not needs.negatives
 
 
 def by_behaviour(
