@@ -349,6 +349,94 @@ class EvaluationConfig(Section):
         return _require_unique_heads(self, "evaluation")
 
 
+class Guard(Section):
+    """`limit` is what the mean of the last `window` measured values may reach."""
+
+    limit: NonNegativeFloat
+    window: PositiveInt = 5  # measured values; the first `window` of them are the start that some guards compare with
+    action: Literal["off", "warn", "stop"] = "stop"  # stop = end after this step, with the model and the table
+
+
+class NonFiniteGuard(Guard):
+    """Metric values that are NaN or infinite; a loss or gradient that is not finite ends the run with an error."""
+
+    limit: NonNegativeFloat = 0.0  # of conductor/nonfinite_values
+    window: PositiveInt = 1
+
+
+class BenignLogprobGuard(Guard):
+    """Good answers to benign prompts lose likelihood."""
+
+    limit: NonNegativeFloat = 0.6  # fall of learner/benign_logprob_nats since the start: perplexity times 1.8 [choice]
+    window: PositiveInt = 1
+
+
+class KLGuard(Guard):
+    """The policy is far from the reference."""
+
+    limit: NonNegativeFloat = 0.5  # of learner/kl_nats, in either direction [choice]
+
+
+class OwnAnswersGuard(Guard):
+    """The policy unlearns its own answers; asleep for methods that push these down (SPIN, LD-Align)."""
+
+    limit: NonNegativeFloat = 0.2  # learner/kl_nats below minus this [choice]
+
+
+class EntropyGuard(Guard):
+    """The policy has become certain of its every word."""
+
+    limit: Fraction = 0.6  # share of sampler/entropy_nats lost since the start [choice]
+
+
+class RepetitionGuard(Guard):
+    """Answers run in circles."""
+
+    limit: NonNegativeFloat = 0.2  # rise of sampler/repetition_frac since the start [choice]
+
+
+class OpeningsGuard(Guard):
+    """All answers begin alike."""
+
+    limit: Fraction = 0.5  # share of sampler/distinct_openings_frac lost since the start [choice]
+    action: Literal["off", "warn", "stop"] = "warn"
+
+
+class LengthGuard(Guard):
+    """Answers grow or shrink."""
+
+    limit: NonNegativeFloat = 0.5  # change of sampler/length_tokens, as a share of the start [choice]
+    window: PositiveInt = 10
+    action: Literal["off", "warn", "stop"] = "warn"
+
+
+class RewardDriftGuard(Guard):
+    """The own samples' scores move to those of the human negatives, by any head that told them apart at the start."""
+
+    limit: NonNegativeFloat = 0.5  # share of that lead lost [choice]
+    window: PositiveInt = 10
+    action: Literal["off", "warn", "stop"] = "warn"
+
+
+class GuardsConfig(Section):
+    """Rules that watch a run for collapse (docs/guards.md)."""
+
+    enabled: bool = True  # false = none of them; the metrics that they read are still measured
+    non_finite: NonFiniteGuard = NonFiniteGuard()
+    benign_logprob: BenignLogprobGuard = BenignLogprobGuard()
+    kl: KLGuard = KLGuard()
+    own_answers: OwnAnswersGuard = OwnAnswersGuard()
+    entropy: EntropyGuard = EntropyGuard()
+    repetition: RepetitionGuard = RepetitionGuard()
+    openings: OpeningsGuard = OpeningsGuard()
+    length: LengthGuard = LengthGuard()
+    reward_drift: RewardDriftGuard = RewardDriftGuard()
+    num_benign: NonNegativeInt = (
+        8  # benign rows whose log-prob is followed, at best none that evaluation asks; 0 = none
+    )
+    benign_every: PositiveInt = 10  # steps between two such measurements
+
+
 class DeadlinesConfig(Section):
     """Longest wait for each remote call, in seconds. A miss names the role and raises StallError."""
 
@@ -373,6 +461,7 @@ class Config(Section):
     learners: LearnersConfig = LearnersConfig()
     guide: GuideConfig = GuideConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    guards: GuardsConfig = GuardsConfig()
     deadlines: DeadlinesConfig = DeadlinesConfig()
 
     @property

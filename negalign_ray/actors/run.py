@@ -10,7 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,12 @@ def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
     temporary.replace(run_dir / "summary.json")
 
 
+def _guard_rows(status: Status) -> dict[str, Any]:
+    """What the guards said; `stopped_by` is the one that ended the run early, or None."""
+    rows = [asdict(firing) for firing in status.firings]
+    return {"guards": rows, "stopped_by": next((row for row in rows if row["action"] == "stop"), None)}
+
+
 class _Run:
     def __init__(self, plan: Plan, on_status: OnStatus, base_cache: Path | None) -> None:
         self._plan, self._config, self._on_status = plan, plan.config, on_status
@@ -175,7 +181,7 @@ class _Run:
             summary = self._evaluation.compare(
                 before, after, policy_path=model_path, save_as=self._config.run_dir / SIDES_FILE
             )
-        return summary | {"steps": status.step, "model": str(model_path)}
+        return summary | {"steps": status.step, "model": str(model_path)} | _guard_rows(status)
 
     def _watch(self, trainer: "Background") -> None:
         """Until the learners are done. The first Ctrl-C asks them to stop after this step, the second gives up."""

@@ -349,6 +349,8 @@ def _print_results(settings: "Config", summary: dict[str, Any]) -> None:
         "logs": run_dir / "logs",
         "try it": f"negalign-ray generate {run_dir / 'model'}",
     }
+    if summary.get("stopped_by"):
+        lines = {"stopped": summary["stopped_by"]["reason"], **lines}
     for name, value in lines.items():
         out.print(f"{name:8} {value}", markup=False, highlight=False, soft_wrap=True)
 

@@ -1,20 +1,15 @@
 """Measures of answers: pure functions of texts, token ids and summed log-probs."""
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
+from negalign_ray.data.ngrams import Tokens, ngrams
 from negalign_ray.errors import NonFiniteError
-
-Tokens = Sequence[Hashable]
 
 
 def mean_length_tokens(answers: Sequence[Tokens]) -> float | None:
     """None without answers."""
     return sum(map(len, answers)) / len(answers) if answers else None
-
-
-def ngrams(tokens: Tokens, n: int) -> list[tuple[Hashable, ...]]:
-    return [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
 
 
 def distinct_n(answers: Sequence[Tokens], *, n: int = 2) -> float | None:
@@ -25,15 +20,6 @@ def distinct_n(answers: Sequence[Tokens], *, n: int = 2) -> float | None:
     """
     grams = [gram for tokens in answers for gram in ngrams(tokens, n)]
     return len(set(grams)) / len(grams) if grams else None
-
-
-def repetition_frac(tokens: Tokens, *, n: int = 4) -> float:
-    """Share of an answer's n-grams that repeat an earlier one: 0 = none, near 1 = a loop; 0 below n tokens.
-
-    [1, 2, 1, 2, 1, 2, 1] -> 4-grams 1212 2121 1212 2121 -> 2 of 4 repeat -> 0.5.
-    """
-    grams = ngrams(tokens, n)
-    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def perplexity(logprobs: Sequence[float], lengths: Sequence[int]) -> float | None:

@@ -96,6 +96,18 @@ def build_probes(
     )
 
 
+def followed_groups(benign: Sequence[Prompt], *, num: int, num_asked: int, seed: int) -> tuple[Group, ...]:
+    """At most `num` benign prompts with their good answers, for the guards to follow while the run goes on.
+
+    The `num_asked` that an evaluation with this seed asks come last, so that what ends a run is not what it reports.
+    """
+    asked = spread_over_behaviours(benign, limit=num_asked, seed=seed)
+    texts = {prompt.text for prompt in asked}
+    others = (prompt for prompt in benign if prompt.text not in texts)
+    chosen = (*spread_over_behaviours(others, limit=num, seed=seed), *asked)[:num]
+    return priced_set(chosen, Role.POSITIVE).groups
+
+
 def draw_questions(questions: Sequence[ChoiceQuestion], *, limit: int, seed: int) -> tuple[ChoiceQuestion, ...]:
     """At most `limit` questions, drawn with the seed, in the order of the file."""
     if len(questions) <= limit:

@@ -52,10 +52,15 @@ def sides(groups: GroupTensors, needs: Needs) -> tuple[Tensor, Tensor]:
     """
     if needs.samples != "required" or (needs.positives and needs.negatives):
         return groups.is_positive_GR, groups.is_negative_GR
-    if needs.positives:
+    if samples_are_bad(needs):
         return groups.is_positive_GR, groups.is_sample_GR
     bad_sample_GR = groups.is_negative_sample_GR
     return groups.is_sample_GR & ~bad_sample_GR, groups.is_negative_GR | bad_sample_GR
+
+
+def samples_are_bad(needs: Needs) -> bool:
+    """Whether the method pushes its own samples down: it sets them against human positives (SPIN, LD-Align)."""
+    return needs.samples == "required" and needs.positives and not needs.negatives
 
 
 def by_behaviour(

@@ -51,6 +51,8 @@ def _sampler_rows(batch: Batch, rollout: Rollout) -> dict[str, float]:
     busy_s = clock.total_s(step, "sample")
     if lengths:
         row["sampler/length_tokens"] = sum(lengths) / len(lengths)
+        openings = [opening for handle in batch.handles for opening in handle.card.sample_openings]
+        row["sampler/distinct_openings_frac"] = len(set(openings)) / len(openings)
         row["sampler/stop_frac"] = sum(handle.card.num_stopped for handle in batch.handles) / len(lengths)
         versions = [h.card.weight_version for h in batch.handles if h.card.weight_version is not None]
         row["sampler/staleness_steps"] = step - sum(versions) / len(versions)

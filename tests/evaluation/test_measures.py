@@ -4,13 +4,9 @@ import math
 
 import pytest
 
+from negalign_ray.data.ngrams import repetition_frac
 from negalign_ray.errors import NonFiniteError
-from negalign_ray.evaluation.measures import (
-    distinct_n,
-    mean_length_tokens,
-    perplexity,
-    repetition_frac,
-)
+from negalign_ray.evaluation.measures import distinct_n, mean_length_tokens, perplexity
 
 
 def test_length_is_the_mean_number_of_tokens_and_counts_empty_answers():

@@ -3,7 +3,7 @@
 import pytest
 
 from negalign_ray.errors import DataError
-from negalign_ray.evaluation.probes import build_probes, own_answers, spread_over_behaviours
+from negalign_ray.evaluation.probes import build_probes, followed_groups, own_answers, spread_over_behaviours
 from negalign_ray.records import Generation, Prompt, Response, Role
 
 
@@ -58,6 +58,16 @@ def test_no_held_out_negative_or_an_overlap_with_benign_rows_is_refused():
         build_probes([], BENIGN, num_prompts=4, num_benign=4, seed=0)
     with pytest.raises(DataError, match="1 prompts stand in the held-out rows and in the benign rows"):
         build_probes([make_prompt(0, text="prompt 100")], BENIGN, num_prompts=4, num_benign=9, seed=0)
+
+
+def test_the_benign_answers_that_guards_follow_are_first_those_that_no_evaluation_asks():
+    asked = build_probes(HELDOUT, BENIGN, num_prompts=4, num_benign=3, seed=0).benign_prompts
+    followed = followed_groups(BENIGN, num=len(BENIGN) - 3, num_asked=3, seed=0)
+    assert {group.prompt.prompt_id for group in followed}.isdisjoint(prompt.prompt_id for prompt in asked)
+    assert all(response.role is Role.POSITIVE for group in followed for response in group.responses)
+    everything = followed_groups(BENIGN, num=99, num_asked=3, seed=0)
+    assert [group.prompt.prompt_id for group in everything[-3:]] == [prompt.prompt_id for prompt in asked]
+    assert followed_groups(BENIGN, num=0, num_asked=3, seed=0) == ()
 
 
 def test_own_answers_become_samples_to_be_priced_and_empty_ones_are_left_out():
