@@ -349,6 +349,14 @@ class EvaluationConfig(Section):
         return _require_unique_heads(self, "evaluation")
 
 
+class FollowConfig(Section):
+    """Fixed human answers whose log-prob under the policy is measured while it trains: the same for every method."""
+
+    num_rows: NonNegativeInt = 8  # of each kind: held-out negatives, held-out good answers, benign answers (at best
+    # none that the evaluation asks); 0 = nothing is followed, and the guard benign_logprob sleeps
+    every: PositiveInt = 10  # optimizer steps between two measurements; each costs one forward of all of them
+
+
 class Guard(Section):
     """`limit` is what the mean of the last `window` measured values may reach."""
 
@@ -431,10 +439,6 @@ class GuardsConfig(Section):
     openings: OpeningsGuard = OpeningsGuard()
     length: LengthGuard = LengthGuard()
     reward_drift: RewardDriftGuard = RewardDriftGuard()
-    num_benign: NonNegativeInt = (
-        8  # benign rows whose log-prob is followed, at best none that evaluation asks; 0 = none
-    )
-    benign_every: PositiveInt = 10  # steps between two such measurements
 
 
 class DeadlinesConfig(Section):
@@ -461,6 +465,7 @@ class Config(Section):
     learners: LearnersConfig = LearnersConfig()
     guide: GuideConfig = GuideConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    follow: FollowConfig = FollowConfig()
     guards: GuardsConfig = GuardsConfig()
     deadlines: DeadlinesConfig = DeadlinesConfig()
 

@@ -87,8 +87,18 @@ METRICS: dict[str, Metric] = {
     "learner/benign_logprob_nats": Metric(
         "nats/token",
         "Log-prob per token of a fixed few good answers to benign prompts, before the step's update; measured every "
-        "guards.benign_every steps.",
+        "follow.every steps.",
         "Falls by 0.5: perplexity is up by two thirds; stop earlier, lower learners.lr.",
+    ),
+    "learner/heldout_negative_logprob_nats": Metric(
+        "nats/token",
+        "The same of a fixed few held-out negatives. Measured alike for every method.",
+        "Not falling: nothing is learned. Falls as the next one does: the style of both is being unlearned.",
+    ),
+    "learner/heldout_positive_logprob_nats": Metric(
+        "nats/token",
+        "The same of a fixed few held-out good answers, where the data has any.",
+        "Falls with the one before.",
     ),
     "learner/rank_nats": Metric(
         "nats/token",

@@ -82,8 +82,8 @@ def _train_and_export(plan: Plan, conductor: Any, *, rank: int, world_size: int)
         save_samples=SampleLog(config.run_dir, rank=rank).write,
         reward=plan.reward,
         weight_change_sq=engine.weight_change_sq,
-        benign=_followed(plan),
-        benign_every=config.guards.benign_every,
+        followed=_followed(plan),
+        follow_every=config.follow.every,
     )
     steps_done = loop.run()
     engine.export(config.run_dir / "model", tokenizer_folder=plan.model_path)
@@ -93,15 +93,17 @@ def _train_and_export(plan: Plan, conductor: Any, *, rank: int, world_size: int)
             loop.source.publish(steps_done, weights)
 
 
-def _followed(plan: Plan) -> tuple[Group, ...]:
-    """The benign answers whose log-prob a guard watches."""
+def _followed(plan: Plan) -> dict[str, tuple[Group, ...]]:
     from negalign_ray.evaluation.probes import followed_groups
 
     config = plan.config
-    if not config.guards.num_benign:
-        return ()
-    num_asked = config.evaluation.num_benign if config.evaluation.enabled else 0
-    return followed_groups(plan.benign, num=config.guards.num_benign, num_asked=num_asked, seed=config.run.seed)
+    return followed_groups(
+        (*plan.data.heldout, *plan.data.heldout_rest),
+        plan.benign,
+        num=config.follow.num_rows,
+        num_asked=config.evaluation.num_benign if config.evaluation.enabled else 0,
+        seed=config.run.seed,
+    )
 
 
 class ConductorSource:

@@ -96,16 +96,29 @@ def build_probes(
     )
 
 
-def followed_groups(benign: Sequence[Prompt], *, num: int, num_asked: int, seed: int) -> tuple[Group, ...]:
-    """At most `num` benign prompts with their good answers, for the guards to follow while the run goes on.
+def followed_groups(
+    heldout: Sequence[Prompt], benign: Sequence[Prompt], *, num: int, num_asked: int, seed: int
+) -> dict[str, tuple[Group, ...]]:
+    """Human answers to follow while the run goes on, at most `num` prompts of each kind; kinds without any are absent.
 
-    The `num_asked` that an evaluation with this seed asks come last, so that what ends a run is not what it reports.
+    Of the benign prompts, the `num_asked` that an evaluation with this seed asks come last: what ends a run by a guard
+    is then not what it reports.
     """
     asked = spread_over_behaviours(benign, limit=num_asked, seed=seed)
     texts = {prompt.text for prompt in asked}
     others = (prompt for prompt in benign if prompt.text not in texts)
-    chosen = (*spread_over_behaviours(others, limit=num, seed=seed), *asked)[:num]
-    return priced_set(chosen, Role.POSITIVE).groups
+    kinds = {
+        "heldout_negative": (_spread_with(heldout, Role.NEGATIVE, num, seed), Role.NEGATIVE),
+        "heldout_positive": (_spread_with(heldout, Role.POSITIVE, num, seed), Role.POSITIVE),
+        "benign": ((*spread_over_behaviours(others, limit=num, seed=seed), *asked)[:num], Role.POSITIVE),
+    }
+    found = {name: priced_set(prompts, role).groups for name, (prompts, role) in kinds.items()}
+    return {name: groups for name, groups in found.items() if groups}
+
+
+def _spread_with(prompts: Iterable[Prompt], role: Role, limit: int, seed: int) -> tuple[Prompt, ...]:
+    having = (prompt for prompt in prompts if _with_role(prompt, role))
+    return spread_over_behaviours(having, limit=limit, seed=seed)
 
 
 def draw_questions(questions: Sequence[ChoiceQuestion], *, limit: int, seed: int) -> tuple[ChoiceQuestion, ...]:

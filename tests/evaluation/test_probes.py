@@ -60,14 +60,24 @@ def test_no_held_out_negative_or_an_overlap_with_benign_rows_is_refused():
         build_probes([make_prompt(0, text="prompt 100")], BENIGN, num_prompts=4, num_benign=9, seed=0)
 
 
-def test_the_benign_answers_that_guards_follow_are_first_those_that_no_evaluation_asks():
+def test_the_benign_answers_that_are_followed_are_first_those_that_no_evaluation_asks():
     asked = build_probes(HELDOUT, BENIGN, num_prompts=4, num_benign=3, seed=0).benign_prompts
-    followed = followed_groups(BENIGN, num=len(BENIGN) - 3, num_asked=3, seed=0)
-    assert {group.prompt.prompt_id for group in followed}.isdisjoint(prompt.prompt_id for prompt in asked)
-    assert all(response.role is Role.POSITIVE for group in followed for response in group.responses)
-    everything = followed_groups(BENIGN, num=99, num_asked=3, seed=0)
+    followed = followed_groups([], BENIGN, num=len(BENIGN) - 3, num_asked=3, seed=0)
+    assert set(followed) == {"benign"}
+    assert {group.prompt.prompt_id for group in followed["benign"]}.isdisjoint(prompt.prompt_id for prompt in asked)
+    assert all(response.role is Role.POSITIVE for group in followed["benign"] for response in group.responses)
+    everything = followed_groups([], BENIGN, num=99, num_asked=3, seed=0)["benign"]
     assert [group.prompt.prompt_id for group in everything[-3:]] == [prompt.prompt_id for prompt in asked]
-    assert followed_groups(BENIGN, num=0, num_asked=3, seed=0) == ()
+    assert followed_groups(HELDOUT, BENIGN, num=0, num_asked=3, seed=0) == {}
+
+
+def test_followed_held_out_answers_are_of_one_kind_each_and_spread_over_behaviours():
+    followed = followed_groups(HELDOUT, (), num=2, num_asked=0, seed=0)
+    assert {group.prompt.behaviour for group in followed["heldout_negative"]} == {"rude", "biased"}
+    assert {group.prompt.prompt_id % 2 for group in followed["heldout_positive"]} == {1}, "the others have none"
+    for kind, role in (("heldout_negative", Role.NEGATIVE), ("heldout_positive", Role.POSITIVE)):
+        assert len(followed[kind]) == 2
+        assert all(response.role is role for group in followed[kind] for response in group.responses)
 
 
 def test_own_answers_become_samples_to_be_priced_and_empty_ones_are_left_out():
