@@ -13,6 +13,9 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 Dtype = Literal["auto", "bfloat16", "float32"]
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"  # as Ray and Kubernetes spell labels
+LabelName = Annotated[str, Field(pattern=rf"^([a-z0-9.-]+/)?{_LABEL}$")]
+LabelValue = Annotated[str, Field(pattern=rf"^{_LABEL}$")]
 LATENT_DISTANCE = "latent_distance"  # what the guide writes beside the scores of the heads
 
 
@@ -209,6 +212,7 @@ class Resources(Section):
     cpus: NonNegativeFloat = 0.9  # Ray resource per actor (may be fractional)
     gpus: NonNegativeFloat = 0.0  # Ray resource per actor (may be fractional)
     threads: PositiveInt = 1  # compute threads; roles that alternate may each use every core
+    labels: dict[LabelName, LabelValue] = {}  # Ray node labels: the actors run only on nodes that carry them
 
 
 class SamplersConfig(Resources):

@@ -37,7 +37,10 @@ def make_trainer(plan: Plan, conductor: Any) -> TorchTrainer:
         train_loop_config={"plan": plan, "conductor": conductor},
         torch_config=TorchConfig(backend="nccl" if uses_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=learners.num, use_gpu=uses_gpu, resources_per_worker=resources
+            num_workers=learners.num,
+            use_gpu=uses_gpu,
+            resources_per_worker=resources,
+            label_selector=dict(learners.labels) or None,
         ),
         run_config=ray.train.RunConfig(
             name="ray_train",
