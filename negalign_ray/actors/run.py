@@ -68,7 +68,8 @@ def evaluate(config: Config, *, on_status: OnStatus = ignore_status) -> dict[str
     With another model as `references.rpos`, that one is "before" and this one "after"; else the one side is described.
     """
     on_status("checking", None)
-    plan = make_plan(config)
+    enabled = config.evaluation.model_copy(update={"enabled": True})
+    plan = make_plan(config.model_copy(update={"evaluation": enabled}))
     evaluation = Evaluation(plan, base_path=plan.rpos_path)
     with cluster(plan):
         on_status("answering", None)

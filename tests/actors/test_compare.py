@@ -231,7 +231,7 @@ def test_methods_with_other_needs_are_asked_the_same_prompts(toy_config, tmp_pat
     asked = []
     for method in ("npo", "dpo"):
         settings = (f"method.name={method}", f"data.path={rows}", "data.limit=null", "data.heldout_frac=0.5")
-        plan = make_plan(toy_config(*settings, "evaluation.num_prompts=5"))
+        plan = make_plan(toy_config(*settings, "evaluation.enabled=true", "evaluation.num_prompts=5"))
         evaluation = Evaluation(plan, base_path=plan.model_path)
         evaluation.answer(lambda requests, spec: asked.append(requests) or [None] * len(requests))
     assert asked[0] == asked[1]
