@@ -74,7 +74,7 @@ class Evaluation:
             policy = self._price("policy", policy_path, groups)
             first = measure(self._probes, before, before, model=base, base=base, score=score)
             second = measure(self._probes, after, before, model=policy, base=base, score=score)
-        self._write_answers(before, after)
+        self._write_answers(before=before, after=after)
         if save_as is not None:
             sides = {"before": first.to_json(), "after": second.to_json()}
             save_as.write_text(json.dumps(sides) + "\n", encoding="utf-8")
@@ -85,21 +85,23 @@ class Evaluation:
         with self._scorer() as score:
             base = self._price_base(groups_to_price(self._probes, answered))
             side = measure(self._probes, answered, answered, model=base, base=base, score=score)
+        self._write_answers(answer=answered)
         return self._summary(side, None)
 
     def _summary(self, first: Side, second: Side | None) -> dict[str, Any]:
         seed = self._plan.config.run.seed
         return summarise(first, second, heads=self._config.heads, resamples=self._config.bootstrap, seed=seed)
 
-    def _write_answers(self, before: Answered, after: Answered) -> None:
-        """<run>/samples/evaluation.jsonl: every evaluated prompt with both answers, for reading."""
+    def _write_answers(self, **sides: Answered) -> None:
+        """<run>/samples/evaluation.jsonl: every evaluated prompt with the answer of each side, for reading."""
         path = self._plan.config.run_dir / "samples" / "evaluation.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         prompts = (*self._probes.harmful_prompts, *self._probes.benign_prompts)
-        firsts, seconds = (*before.harmful, *before.benign), (*after.harmful, *after.benign)
+        answers = ((*answered.harmful, *answered.benign) for answered in sides.values())
         with path.open("w", encoding="utf-8") as file:
-            for prompt, first, second in zip(prompts, firsts, seconds, strict=True):
-                row = {"prompt": prompt.text, "behaviour": prompt.behaviour, "before": first.text, "after": second.text}
+            for prompt, *said in zip(prompts, *answers, strict=True):
+                texts = {name: answer.text for name, answer in zip(sides, said, strict=True)}
+                row = {"prompt": prompt.text, "behaviour": prompt.behaviour, **texts}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     @contextmanager
