@@ -6,9 +6,10 @@
 | `<head>_rate` | share 0..1 of them above the head's threshold | as above |
 | `<head>_score_benign_prompts`, `<head>_rate_benign_prompts` | the same on benign prompts: false alarms | as above |
 | `negatives_logprob`, `..._per_token` | nats, mean per held-out negative / per token | lower |
-| `human_benign_logprob`, `..._per_token` | nats, good human answers to the same prompts | higher |
+| `human_benign_logprob`, `..._per_token` | nats, good human answers to held-out prompts | higher |
 | `own_answers_logprob`, `..._per_token` | nats, the before-model's own answers | higher |
-| `benign_perplexity` | exp(nats per token) of packaged good answers | lower |
+| `benign_logprob`, `..._per_token` | nats, good answers to the benign prompts | higher |
+| `benign_perplexity` | exp(-nats per token) of the same | lower |
 | `choices_accuracy_frac`, `..._per_token` | share 0..1 of questions whose right choice is the most likely | higher |
 | `mean_length_tokens` | tokens per answer to held-out prompts | unchanged |
 | `distinct_2` | share 0..1 of different bigrams over those answers | higher |
@@ -77,6 +78,7 @@ def figures_of(side: Side, heads: Sequence[HeadConfig]) -> list[Figure]:
     figures += _likelihood("negatives", "held-out negatives", "lower", side.negatives)
     figures += _likelihood("human_benign", "benign human answers", "higher", side.human_benign)
     figures += _likelihood("own_answers", "own answers before", "higher", side.own_answers)
+    figures += _likelihood("benign", "benign answers", "higher", side.packaged_benign)
     return figures + _perplexity(side.packaged_benign) + _accuracy(side.choices) + _style(side)
 
 

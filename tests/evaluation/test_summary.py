@@ -17,6 +17,7 @@ TOXICITY = HeadConfig(name="toxicity", kind="sklearn", target="alt-profanity-che
 KINDNESS = HeadConfig(name="kindness", kind="python", target="m:f", direction="help", threshold=0.0)
 HEADS = (TOXICITY, KINDNESS)
 BEHAVIOURS = ("rude", "biased")
+LN2 = math.log(2)
 
 
 def answers(texts, token_ids, *, toxicity=None, kindness=None, logprobs=None, ref_logprobs=None, behaviours=BEHAVIOURS):
@@ -90,6 +91,8 @@ def test_every_figure_of_the_worked_example(before, after):
         "human_benign_logprob_per_token": (-2.0, -13 / 6),
         "own_answers_logprob": (-3.0, -3.5),
         "own_answers_logprob_per_token": (-1.0, -7 / 6),
+        "benign_logprob": (-3 * LN2, -3 * LN2),  # 6 halvings in 2 answers of 3 tokens together
+        "benign_logprob_per_token": (-2 * LN2, -2 * LN2),
         "benign_perplexity": (4.0, 4.0),
         "choices_accuracy_frac": (0.5, 1.0),  # the first choice of both questions; then of each the right one
         "choices_accuracy_frac_per_token": (0.5, 0.5),
