@@ -54,7 +54,7 @@ class Figure:
     transform: Transform | None = None
     is_rate: bool = False  # items are 0 or 1
     with_ratio: bool = False  # after / before is reported too
-    prompt_ids: tuple[int, ...] | None = None  # of the items, where known: what `comparison` pools and pairs by
+    prompt_ids: tuple[int, ...] | None = None  # of the items, where known: what `bootstrap` pools and pairs by
 
     def only(self, behaviour: str) -> "Figure | None":
         """The same figure over one behaviour's items; None when it has none."""

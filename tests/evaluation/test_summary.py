@@ -122,6 +122,20 @@ def test_paired_intervals_use_the_same_prompts_on_both_sides(before, after):
     assert difference["distinct_2"] == {"mean": 0.5, "low": None, "high": None}
 
 
+def test_the_answers_to_one_prompt_are_one_unit(before):
+    # five answers of -10 to prompt 7, one of -40 to prompt 8: a quarter of the resamples draws prompt 8 twice
+    several = Likelihoods((-10.0,) * 5 + (-40.0,), (5,) * 6, ("rude",) * 6, (7,) * 5 + (8,))
+    clustered = Side(**{**vars(before), "negatives": several})
+    shifted = Likelihoods((-11.0,) * 5 + (-46.0,), (5,) * 6, ("rude",) * 6, (7,) * 5 + (8,))
+    summary = summarise(clustered, Side(**{**vars(before), "negatives": shifted}), heads=HEADS)
+    assert summary["before"]["negatives_logprob"] == pytest.approx(-15.0)
+    interval = summary["intervals"]["before"]["negatives_logprob"]
+    assert interval == {"low": pytest.approx(-40.0), "high": pytest.approx(-10.0), "num": 2}
+    assert summary["difference"]["negatives_logprob"] == pytest.approx({"mean": -11 / 6, "low": -6.0, "high": -1.0})
+    parts = summary["by_behaviour"]["rude"]["difference"]["negatives_logprob"]
+    assert parts == summary["difference"]["negatives_logprob"]
+
+
 def test_behaviours_are_kept_apart(before, after):
     parts = summarise(before, after, heads=HEADS)["by_behaviour"]
     assert set(parts) == {"rude", "biased"}
