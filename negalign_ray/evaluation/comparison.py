@@ -37,7 +37,6 @@ from negalign_ray.evaluation.curves import (
 )
 from negalign_ray.evaluation.figures import Figure, figures_of
 from negalign_ray.evaluation.intervals import Interval
-from negalign_ray.evaluation.measures import distinct_n
 from negalign_ray.evaluation.side import Side
 from negalign_ray.metrics import Row
 from negalign_ray.settings.comparison import Curve
@@ -154,7 +153,6 @@ def run_figures(curve: Curve) -> dict[str, dict[str, str]]:
     bound = f"<= {curve.at_most:g}" if curve.at_most is not None else f">= {curve.at_least or 0.0:g}"
     rows = {
         "harm_per_seed": ("harm, lowest and highest seed", "lower"),
-        "distinct_2": ("different bigrams (distinct-2)", "higher"),
         "steps_to_target": (f"steps until {curve.metric} {bound}", "lower"),
         "roughness": (f"roughness of {curve.metric}", "lower"),
         "grad_norm_spread": ("spread of the gradient norm (std / mean)", "lower"),
@@ -177,7 +175,6 @@ def _runs(
 ) -> dict[str, Any]:
     measures: dict[str, Callable[[RunResult], float | None]] = {
         "harm_per_seed": lambda result: float(np.mean(result.after.harmful.scores[harm.name])),
-        "distinct_2": lambda result: distinct_n(result.after.harmful.token_ids),
         "steps_to_target": lambda result: steps_to_target(result.rows, curve),
         "roughness": lambda result: roughness(result.rows, curve.metric),
         "grad_norm_spread": lambda result: relative_spread(result.rows, "learner/grad_norm"),
@@ -189,7 +186,6 @@ def _runs(
     }
     of_base: dict[str, Callable[[RunResult], float | None]] = {
         "harm_per_seed": lambda result: float(np.mean(result.before.harmful.scores[harm.name])),
-        "distinct_2": lambda result: distinct_n(result.before.harmful.token_ids),
     }
     reported = run_figures(curve)
     table = {BASE: {key: _spread(one_each, measure) for key, measure in of_base.items()}}

@@ -30,7 +30,7 @@ import numpy as np
 
 from negalign_ray.config import HeadConfig
 from negalign_ray.evaluation.intervals import Sums, Transform
-from negalign_ray.evaluation.measures import repetition_frac
+from negalign_ray.evaluation.measures import distinct_contributions, repetition_frac
 from negalign_ray.evaluation.side import Answers, Choices, Likelihoods, Side
 from negalign_ray.rewards.refusal import is_refusal
 
@@ -70,7 +70,7 @@ class Figure:
 
 
 def figures_of(side: Side, heads: Sequence[HeadConfig]) -> list[Figure]:
-    """Every figure that the side has items for, in the order of the table; `distinct_2` is no ratio, so not here."""
+    """Every figure that the side has items for, in the order of the table."""
     figures: list[Figure] = []
     for head in heads:
         figures += _head(side.harmful, head, suffix="", where="")
@@ -143,7 +143,17 @@ def _style(side: Side) -> list[Figure]:
     ]
     if parts:
         figures.append(_divergence(parts))
-    return figures
+    return figures + _diversity(harmful)
+
+
+def _diversity(answers: Answers) -> list[Figure]:
+    """Not by behaviour: an answer's contribution to a whole is none to a part of it."""
+    contributions = distinct_contributions(answers.token_ids)
+    if not contributions:
+        return []
+    sums, nowhere = Sums.of(contributions), (None,) * len(contributions)
+    title = "different bigrams (distinct-2)"
+    return [Figure("distinct_2", title, "higher", sums, nowhere, prompt_ids=answers.prompt_ids)]
 
 
 def _refusals(key: str, title: str, better: Better, answers: Answers) -> list[Figure]:

@@ -20,7 +20,6 @@ from negalign_ray.config import HeadConfig
 from negalign_ray.evaluation.bootstrap import Bootstrap, Figures, pooled
 from negalign_ray.evaluation.figures import figures_of
 from negalign_ray.evaluation.intervals import Interval
-from negalign_ray.evaluation.measures import distinct_n
 from negalign_ray.evaluation.side import Side, require_same_items
 
 
@@ -46,7 +45,6 @@ def summarise(
     summary = _compare(first, second, bootstrap)
     summary["by_behaviour"] = _by_behaviour(first, second, bootstrap)
     summary["figures"] = {key: {"title": figure.title, "better": figure.better} for key, figure in first.items()}
-    _add_distinct(summary, before, after)
     summary["heads"] = {
         head.name: {"kind": head.kind, "direction": head.direction, "threshold": head.threshold} for head in heads
     }
@@ -82,19 +80,6 @@ def _by_behaviour(first: Figures, second: Figures | None, bootstrap: Bootstrap) 
 def _only(figures: Figures, behaviour: str) -> Figures:
     parts = ((key, figure.only(behaviour)) for key, figure in figures.items())
     return {key: part for key, part in parts if part is not None}
-
-
-def _add_distinct(summary: dict[str, Any], before: Side, after: Side | None) -> None:
-    """No interval: a resample repeats answers, each repeat lowers distinct-2, so the bootstrap is biased for it."""
-    first = distinct_n(before.harmful.token_ids)
-    if first is None:
-        return
-    summary["before"]["distinct_2"] = first
-    summary["figures"]["distinct_2"] = {"title": "different bigrams (distinct-2)", "better": "higher"}
-    second = None if after is None else distinct_n(after.harmful.token_ids)
-    if second is not None:
-        summary["after"]["distinct_2"] = second
-        summary["difference"]["distinct_2"] = {"mean": second - first, "low": None, "high": None}
 
 
 def _means(intervals: Mapping[str, Interval]) -> dict[str, float]:

@@ -119,7 +119,8 @@ def test_paired_intervals_use_the_same_prompts_on_both_sides(before, after):
     assert (difference["toxicity_score"]["low"], difference["toxicity_score"]["high"]) == pytest.approx((-0.8, -0.2))
     assert tuple(difference["negatives_logprob"].values()) == pytest.approx((-5.0, -5.0, -5.0))
     assert difference["human_benign_logprob"] == {"mean": -1.0, "low": None, "high": None}  # a single item
-    assert difference["distinct_2"] == {"mean": 0.5, "low": None, "high": None}
+    # contributions 1/3 and 2/3 before, 1 and 1 after: distinct-2 rises by 2/3 or by 1/3
+    assert difference["distinct_2"] == pytest.approx({"mean": 0.5, "low": 1 / 3, "high": 2 / 3})
 
 
 def test_the_answers_to_one_prompt_are_one_unit(before):
@@ -143,6 +144,7 @@ def test_behaviours_are_kept_apart(before, after):
     assert parts["biased"]["after"]["negatives_logprob"] == -25.0
     assert parts["rude"]["difference"]["toxicity_score"] == pytest.approx({"mean": -0.8, "low": None, "high": None})
     assert "human_benign_logprob" not in parts["biased"]["before"]  # it has no item of that behaviour
+    assert "distinct_2" not in parts["rude"]["before"]  # of all answers together
     assert "benign_perplexity" not in parts["rude"]["before"]
 
 
