@@ -270,6 +270,7 @@ def data_check(
     layout: Annotated[str | None, typer.Option("--format", help="Name the format instead of recognising it.")] = None,
     model: Annotated[str | None, typer.Option(help="Whose tokenizer and chat template to use.")] = None,
     show_text: Annotated[bool, typer.Option("--show-text", help="Show texts, which may offend.")] = False,
+    max_problems: Annotated[int, typer.Option(min=0, help="Broken rows listed; 0 = all.")] = 20,
     preset: Preset = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
@@ -285,7 +286,7 @@ def data_check(
     settings = _load(preset, config, [*(overrides or []), *more])
     chat = load_chat(resolve_model(settings.model.path), template=settings.model.chat_template)
     report = check_data(settings.data, chat)
-    out.print(render_report(report, show_text=show_text))
+    out.print(render_report(report, show_text=show_text, max_problems=max_problems))
     if not report.ok:
         raise typer.Exit(DataError.exit_code)
 
