@@ -175,6 +175,13 @@ def test_data_check_lists_broken_rows_and_exits_with_3(run, negatives, toy_model
     assert re.search(r"^4 +empty", out, re.MULTILINE)
 
 
+def test_data_check_lists_as_many_broken_rows_as_asked_for(run, negatives, toy_model):
+    negatives.write_text(negatives.read_text() + '{"prompt": "Question 9?", "rejected": ""}\n' * 25)
+    command = ("data", "check", str(negatives), "--model", str(toy_model))
+    listed = [run(*command, *more)[1].count("rejected is empty") for more in ((), ("--max-problems", "0"))]
+    assert listed == [20, 25]
+
+
 def test_data_check_of_a_missing_file_is_a_data_error(run, tmp_path, toy_model):
     code, _, err = run("data", "check", str(tmp_path / "absent.jsonl"), "--model", str(toy_model))
     assert code == 3

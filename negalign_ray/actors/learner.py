@@ -104,7 +104,7 @@ def _followed(plan: Plan) -> dict[str, tuple[Group, ...]]:
         (*plan.data.heldout, *plan.data.heldout_rest),
         plan.benign,
         num=config.follow.num_rows,
-        num_asked=config.evaluation.num_benign if config.evaluation.enabled else 0,
+        asked=plan.probes.benign_prompts if plan.probes else (),
         seed=config.run.seed,
     )
 

@@ -79,6 +79,14 @@ def test_methods_that_answered_other_prompts_are_paired_on_the_common_ones():
     assert (difference["mean"], difference["num"]) == (pytest.approx(-0.3), 1)
 
 
+def test_diversity_has_an_interval_over_prompts(report):
+    # every answer is 1 2 3: with two answers theta 2/4, and 2/2 without either; so each contributes the same half
+    steady = report["values"]["steady"]["distinct_2"]
+    assert steady == pytest.approx({"mean": 0.5, "low": 0.5, "high": 0.5, "num": 3})
+    assert report["versus_first"]["loud"]["distinct_2"]["num"] == 2
+    assert "distinct_2" not in report["runs"]["steady"]
+
+
 def test_harm_is_reported_by_behaviour(report):
     rude, biased = (report["by_behaviour"][name] for name in ("rude", "biased"))
     assert rude["steady"]["judge_score"]["mean"] == pytest.approx((0.2 + 0.8) / 2)
