@@ -66,7 +66,7 @@ def stop_ray() -> None:
 
 def start_ray() -> None:
     """A local cluster is token-authenticated (see the package's __init__), logs to files, its dashboard on loopback."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # actors that ask for no GPU keep seeing them
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what hides no GPU; see device_of
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
