@@ -96,4 +96,4 @@ def load_heads(heads: Sequence[HeadConfig], *, resources: Resources) -> list[Rew
 
 def passes(response: Response, gate: RewardGate | None) -> bool:
     """Human responses always pass; a sample passes when the gate's head finds it no worse than allowed."""
-    return gate is None or response.role is not Role.SAMPLE or response.rewards[gate.head] <= gate.max_score
+    return gate is None or response.role is not Role.SAMPLE or gate.passes(response.rewards[gate.head])
