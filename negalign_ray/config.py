@@ -185,8 +185,14 @@ MethodConfig = Annotated[
 class RewardGate(Section):
     """Drops samples that a head finds harmful, so that anchors are non-negative. [choice]"""
 
-    head: str
-    max_score: float
+    head: str  # the entry of scorers.heads that decides
+    max_score: float | None = None  # for a head of direction harm: samples above it are dropped
+    min_score: float | None = None  # for a head of direction help: samples below it are dropped
+
+    def passes(self, score: float) -> bool:
+        too_low = self.min_score is not None and score < self.min_score
+        too_high = self.max_score is not None and score > self.max_score
+        return not (too_low or too_high)
 
 
 class SamplingConfig(Section):
@@ -457,6 +463,23 @@ class DeadlinesConfig(Section):
     guide_s: PositiveFloat = 1200.0  # the guide is fitted on one iteration and measures its distances
 
 
+def _require_gate_of_a_head(gate: RewardGate, heads: tuple[HeadConfig, ...]) -> None:
+    """ValueError unless the gate's bound is on the bad side of its head's scores, and only there."""
+    head = next((head for head in heads if head.name == gate.head), None)
+    if head is None:
+        raise ValueError(
+            f"sampling.reward_gate.head={gate.head!r} is not one of scorers.heads {[head.name for head in heads]}."
+        )
+    bound, other = ("max_score", "min_score") if head.direction == "harm" else ("min_score", "max_score")
+    if getattr(gate, bound) is None or getattr(gate, other) is not None:
+        dropped = "high" if head.direction == "harm" else "low"
+        raise ValueError(
+            f"sampling.reward_gate has max_score={gate.max_score} and min_score={gate.min_score}, but its head "
+            f"{head.name!r} is of direction {head.direction}: the gate drops {dropped} scores. Set "
+            f"sampling.reward_gate.{bound} alone, or correct the direction of the head."
+        )
+
+
 class Config(Section):
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
@@ -507,10 +530,8 @@ class Config(Section):
                 f"sampling.min_samples={sampling.min_samples} exceeds sampling.num_samples={sampling.num_samples}."
             )
         heads = [head.name for head in self.scorers.heads]
-        if sampling.reward_gate and sampling.reward_gate.head not in heads:
-            raise ValueError(
-                f"sampling.reward_gate.head={sampling.reward_gate.head!r} is not one of scorers.heads {heads}."
-            )
+        if sampling.reward_gate:
+            _require_gate_of_a_head(sampling.reward_gate, self.scorers.heads)
         if LATENT_DISTANCE in heads:
             raise ValueError(
                 f"scorers.heads: the name {LATENT_DISTANCE!r} is what the guide's distances are stored under; rename."

@@ -336,14 +336,31 @@ METRICS: dict[str, Metric] = {
         "count", "Groups dropped because they were too old.", "Rising: raise sampling.staleness or add samplers."
     ),
     "conductor/dropped_gate": Metric(
-        "count", "Groups dropped by the reward gate.", "Most of them: sampling.reward_gate.max_score is too strict."
+        "count", "Groups dropped by the reward gate.", "Most of them: sampling.reward_gate is too strict."
     ),
     "conductor/dropped_empty": Metric(
         "count",
         "Groups left with fewer than sampling.min_samples usable samples.",
         "Rising: samples repeat (collapse).",
     ),
-    "conductor/failed": Metric("count", "Orders given up after sampling.max_attempts.", "Above 0: read the role logs."),
+    "conductor/samples_dropped": Metric(
+        "count",
+        "Own answers left out so far because they were empty or repeated another answer to their prompt.",
+        "A growing share of all answers: the model repeats itself (collapse), or sampling.temperature is too low.",
+    ),
+    "conductor/samples_gated": Metric(
+        "count",
+        "Own answers left out so far by the reward gate.",
+        "Most of them: sampling.reward_gate is too strict. 0: it never closes, and could as well be null.",
+    ),
+    "conductor/samplers_replaced": Metric(
+        "count",
+        "Samplers replaced so far, because they failed, stalled or did not confirm their weights.",
+        "Above 0: see logs/sampler-*.log.",
+    ),
+    "conductor/failed": Metric(
+        "count", "Orders that ended so far because a reward head failed for good.", "Above 0: read the scorer's log."
+    ),
     "conductor/reissued": Metric(
         "count", "Orders issued again after a sampler failed.", "Rising: see logs/sampler-*.log."
     ),

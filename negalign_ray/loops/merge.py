@@ -16,6 +16,15 @@ TOTALS: dict[str, Callable[[float], float]] = {
 }
 LARGEST_EXPONENT = 700.0  # exp of more is no float
 
+# What the rollout counts (`Rollout.counts`, since the start) and the metric that says it.
+COUNTS = {
+    "score_failures": "scorer/failed",
+    "samples_dropped": "conductor/samples_dropped",
+    "samples_gated": "conductor/samples_gated",
+    "samplers_replaced": "conductor/samplers_replaced",
+    "reissued": "conductor/reissued",
+}
+
 
 def merge_reports(reports: Sequence[StepReport], batch: Batch, *, rollout: Rollout) -> dict[str, float]:
     """Keys are those of `negalign_ray.metrics`; means are over groups (or tokens), seconds are the slowest rank's."""
@@ -25,7 +34,8 @@ def merge_reports(reports: Sequence[StepReport], batch: Batch, *, rollout: Rollo
     if "learner/best_token_nll_nats" in row:
         row["learner/best_perplexity"] = math.exp(min(row["learner/best_token_nll_nats"], LARGEST_EXPONENT))
     row |= rollout.figures.get(batch.step, {})  # of the iteration that this step begins
-    return row | _sampler_rows(batch, rollout) | _conductor_rows(row, batch, rollout)
+    counts = {metric: rollout.counts[name] for name, metric in COUNTS.items()}
+    return row | counts | _sampler_rows(batch, rollout) | _conductor_rows(row, batch, rollout)
 
 
 def merge_ranks(reports: Sequence[StepReport]) -> dict[str, float]:
@@ -61,7 +71,6 @@ def _sampler_rows(batch: Batch, rollout: Rollout) -> dict[str, float]:
         row["sampler/tokens_per_s"] = clock.tokens(step, "sample") / busy_s
     row["sampler/weights_s"] = clock.longest_s(step, "weights")
     row["scorer/busy_s"] = clock.total_s(step, "score")
-    row["scorer/failed"] = rollout.counts["score_failures"]
     row["reference/busy_s"] = clock.total_s(step, "price")
     computed, held = clock.tokens(step, "price"), sum(handle.card.num_tokens for handle in batch.handles)
     row["reference/cache_hits_frac"] = max(0.0, 1.0 - computed / held)
@@ -83,7 +92,6 @@ def _conductor_rows(row: dict[str, float], batch: Batch, rollout: Rollout) -> di
         "conductor/dropped_gate": ledger.outcomes[Outcome.DROPPED_GATE],
         "conductor/dropped_empty": ledger.outcomes[Outcome.DROPPED_EMPTY],
         "conductor/failed": ledger.outcomes[Outcome.FAILED] + ledger.outcomes[Outcome.DROPPED_SCORE],
-        "conductor/reissued": rollout.counts["reissued"],
         "conductor/buffer_groups": len(rollout.buffer),
         "conductor/in_flight_groups": len(rollout.buffer) - rollout.buffer.num_ready,
         # What the learner waited for beyond the roles' own work; meaningful when they alternate (staleness 0).

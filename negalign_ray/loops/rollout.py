@@ -208,7 +208,7 @@ class Rollout:
                 scored = await self._fleet.score(handles)
             except ScoreError as error:
                 log.warning("%s; %d groups dropped and re-ordered", error, len(wave))
-                self.counts["score_failures"] += 1
+                self.counts["score_failures"] += len(wave)
                 self._order_again(rank, [slot for slot, _ in wave], Outcome.DROPPED_SCORE, error)
                 return
             self.clock.add(step, "score", scored.busy_s)
