@@ -294,9 +294,16 @@ METRICS: dict[str, Metric] = {
         "Near the negatives' score: the head cannot tell them apart.",
     ),
     # reference
-    "reference/busy_s": Metric("s", "Seconds spent on reference log-probs.", "Above learner/step_s: add references."),
+    "reference/busy_s": Metric(
+        "s",
+        "Seconds spent on reference log-probs; of references that share a wave, the busiest one's.",
+        "Above learner/step_s: add references.",
+    ),
     "reference/cache_hits_frac": Metric(
-        "0..1", "Share of responses whose log-prob was remembered.", "0 after the first epoch: cache_size too small."
+        "0..1",
+        "Share of the step's log-probs (one per response and reference model) that needed no computing: priced before, "
+        "or met before in the same call. Groups dropped later count too.",
+        "0 after the first pass over the data: references.cache_size is too small.",
     ),
     # guide (LD-Align): in the row of an iteration's first step, over that iteration
     "guide/fit_loss_nats": Metric(

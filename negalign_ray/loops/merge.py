@@ -68,12 +68,12 @@ def _sampler_rows(batch: Batch, rollout: Rollout) -> dict[str, float]:
         row["sampler/staleness_steps"] = step - sum(versions) / len(versions)
     if busy_s:
         row["sampler/busy_s"] = busy_s
-        row["sampler/tokens_per_s"] = clock.tokens(step, "sample") / busy_s
+        row["sampler/tokens_per_s"] = clock.count(step, "sample", "tokens") / busy_s
     row["sampler/weights_s"] = clock.longest_s(step, "weights")
     row["scorer/busy_s"] = clock.total_s(step, "score")
     row["reference/busy_s"] = clock.total_s(step, "price")
-    computed, held = clock.tokens(step, "price"), sum(handle.card.num_tokens for handle in batch.handles)
-    row["reference/cache_hits_frac"] = max(0.0, 1.0 - computed / held)
+    if num_prices := clock.count(step, "price", "prices"):
+        row["reference/cache_hits_frac"] = clock.count(step, "price", "remembered") / num_prices
     rewards: dict[tuple[str, str], list[float]] = {}
     for handle in batch.handles:
         for key, value in handle.card.rewards.items():

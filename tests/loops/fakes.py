@@ -116,7 +116,8 @@ class FakeFleet:
     async def price(self, handles: Sequence[Handle]) -> StageResult:
         await asyncio.sleep(0)
         self.priced_with.append(self.reference_version)
-        return _result([handle.ref for handle in handles])
+        num_prices = sum(len(handle.card.responses) for handle in handles)
+        return replace(_result([handle.ref for handle in handles]), num_prices=num_prices, num_remembered=2)
 
     async def load_weights(self, rank: int, weights: object, version: int) -> WeightReceipt:
         await asyncio.sleep(0)

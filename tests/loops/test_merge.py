@@ -22,8 +22,8 @@ def row_of(rollout: Rollout, batch: Batch) -> dict[str, float]:
     return row
 
 
-def last_row(faults: set[tuple[str, int]], *, num_steps: int = 1) -> dict[str, float]:
-    rollout = make_rollout(FakeFleet(fault=lambda *call: call in faults), num_steps=num_steps)
+def last_row(faults: set[tuple[str, int]], *, num_steps: int = 1, **settings) -> dict[str, float]:
+    rollout = make_rollout(FakeFleet(fault=lambda *call: call in faults), num_steps=num_steps, **settings)
     return row_of(rollout, run(rollout, num_steps)[-1])
 
 
@@ -56,3 +56,14 @@ def test_a_sampler_that_fails_and_one_that_does_not_confirm_its_weights_are_both
 def test_a_head_that_fails_is_counted_by_the_groups_that_it_cost():
     row = last_row({("score", 0)})
     assert (row["scorer/failed"], row["conductor/failed"]) == (GROUPS, GROUPS)
+
+
+def test_the_share_of_remembered_prices_is_of_prices_asked_and_adds_up_over_waves():
+    # 3 groups of 1 human and 2 own answers; the fake remembers 2 a call
+    assert last_row(set())["reference/cache_hits_frac"] == 2 / 9
+    # the second group is ordered again in a wave of its own: 6 + 3 prices in two calls
+    assert last_row({("empty", 1)})["reference/cache_hits_frac"] == 4 / 9
+
+
+def test_a_method_without_references_reports_no_share_of_remembered_prices():
+    assert "reference/cache_hits_frac" not in last_row(set(), wants_references=False)
