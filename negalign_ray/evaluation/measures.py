@@ -9,11 +9,6 @@ from negalign_ray.errors import NonFiniteError
 Tokens = Sequence[Hashable]
 
 
-def mean_length_tokens(answers: Sequence[Tokens]) -> float | None:
-    """None without answers."""
-    return sum(map(len, answers)) / len(answers) if answers else None
-
-
 def ngrams(tokens: Tokens, n: int) -> list[tuple[Hashable, ...]]:
     return [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
 
@@ -60,12 +55,6 @@ def repetition_frac(tokens: Tokens, *, n: int = 4) -> float:
     """
     grams = ngrams(tokens, n)
     return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
-
-
-def perplexity(logprobs: Sequence[float], lengths: Sequence[int]) -> float | None:
-    """exp(-sum of log-probs / number of tokens) over all texts; None without tokens. Raises NonFiniteError."""
-    total, num_tokens = require_finite(logprobs, what="log-probs"), sum(lengths)
-    return math.exp(-total / num_tokens) if num_tokens else None
 
 
 def require_finite(values: Sequence[float], *, what: str) -> float:

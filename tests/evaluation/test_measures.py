@@ -1,7 +1,5 @@
 """Each measure on numbers small enough to check by hand."""
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,15 +10,9 @@ from negalign_ray.evaluation.intervals import mean_interval
 from negalign_ray.evaluation.measures import (
     distinct_contributions,
     distinct_n,
-    mean_length_tokens,
-    perplexity,
     repetition_frac,
+    require_finite,
 )
-
-
-def test_length_is_the_mean_number_of_tokens_and_counts_empty_answers():
-    assert mean_length_tokens([(1, 2, 3), (), (4,)]) == pytest.approx(4 / 3)
-    assert mean_length_tokens([]) is None
 
 
 def test_distinct_2_counts_bigrams_over_all_answers_together():
@@ -65,13 +57,7 @@ def test_repetition_is_the_share_of_4_grams_seen_before():
     assert repetition_frac((1, 1, 1)) == 0.0
 
 
-def test_perplexity_weights_texts_by_their_tokens():
-    # two texts: 2 tokens of probability 1/2, 1 token of 1/16 -> (2^2 * 16)^(1/3) = 4
-    assert perplexity([2 * math.log(1 / 2), math.log(1 / 16)], [2, 1]) == pytest.approx(4.0)
-    assert perplexity([], []) is None
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
 def test_a_log_prob_that_is_not_finite_is_an_error_not_a_figure(bad):
     with pytest.raises(NonFiniteError, match=r"1 of 2 log-probs are not finite \(first: item 1\)"):
-        perplexity([-1.0, bad], [1, 1])
+        require_finite([-1.0, bad], what="log-probs")
