@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from negalign_ray import __version__, cli
 from negalign_ray.cli.progress import Progress, clock
 from negalign_ray.errors import ConfigError, StallError
+from negalign_ray.loops.guards import Firing
 
 HEAVY = {"torch", "ray", "transformers", "vllm", "deepspeed", "datasets", "sklearn", "tensorboard", "numpy"}
 
@@ -233,6 +234,7 @@ class FakeStatus:
     buffered_groups: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     fatal: None = None
+    firings: tuple = ()
 
 
 class FakeClock:
@@ -255,6 +257,16 @@ def test_progress_without_a_terminal_is_one_line_per_phase_and_step():
         "[0:25] step 1/10  loss 0.693  toxicity sample 0.12  5.0 s",
         "[0:35] step 3/10  loss 0.693  toxicity sample 0.12  5.0 s  ETA 0:35",  # 2 steps in 10 s, 7 to go
     ]
+
+
+def test_progress_shows_what_a_guard_says_once():
+    console = Console(file=io.StringIO(), width=200)
+    firing = Firing("kl", "learner/kl_nats", 1, 0.75, 0.5, "stop", "guard kl at step 1: too far")
+    with Progress(console, title="d2o", now=FakeClock()) as progress:
+        for step in (1, 2):
+            progress.update("training", FakeStatus(step, firings=(firing,)))
+    said = [line for line in console.file.getvalue().splitlines() if "guard" in line]
+    assert said == ["[0:00] stop: guard kl at step 1: too far"]
 
 
 def test_progress_on_a_terminal_shows_every_role():

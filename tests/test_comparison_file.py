@@ -135,6 +135,12 @@ def test_where_a_run_lives_and_how_long_it_may_wait_changes_no_result(load):
     assert changes(fingerprint(written), moved) == []
 
 
+def test_compared_runs_have_no_guards_since_all_of_them_take_the_same_number_of_updates(load):
+    config = load("guards.kl.limit=0.1").runs[0].config
+    assert not config.guards.enabled
+    assert changes(fingerprint(config), load().runs[0].config) == [], "a run that took all its steps was not stopped"
+
+
 def test_a_setting_that_came_into_being_later_has_its_default(load):
     config = load().runs[0].config
     written = fingerprint(config)

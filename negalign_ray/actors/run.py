@@ -10,6 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,12 @@ def _replace(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def _guard_rows(status: Status) -> dict[str, Any]:
+    """What the guards said; `stopped_by` is the one that ended the run early, or None."""
+    rows = [asdict(firing) for firing in status.firings]
+    return {"guards": rows, "stopped_by": next((row for row in rows if row["action"] == "stop"), None)}
+
+
 class _Run:
     def __init__(self, plan: Plan, on_status: OnStatus, base_cache: Path | None) -> None:
         self._plan, self._config, self._on_status = plan, plan.config, on_status
@@ -148,7 +155,7 @@ class _Run:
             summary = self._evaluation.compare(
                 before, after, policy_path=model_path, save_as=self._config.run_dir / SIDES_FILE
             )
-        return summary | {"steps": status.step, "model": str(model_path)}
+        return summary | {"steps": status.step, "model": str(model_path)} | _guard_rows(status)
 
     def _watch(self, trainer: "Background") -> None:
         """Until the learners are done. The first Ctrl-C asks them to stop after this step, the second gives up."""

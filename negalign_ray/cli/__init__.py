@@ -355,6 +355,8 @@ def _print_results(settings: "Config", summary: dict[str, Any]) -> None:
         "logs": run_dir / "logs",
         "try it": f"negalign-ray generate {run_dir / 'model'}",
     }
+    if summary.get("stopped_by"):
+        lines = {"stopped": summary["stopped_by"]["reason"], **lines}
     _print_lines(lines)
 
 

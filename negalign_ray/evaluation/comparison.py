@@ -26,7 +26,7 @@ import numpy as np
 from negalign_ray.config import HeadConfig
 from negalign_ray.evaluation.bootstrap import Bootstrap, Figures, pooled
 from negalign_ray.evaluation.curves import (
-    points_of,
+    curve_points,
     relative_spread,
     roughness,
     sampled_tokens,
@@ -207,7 +207,7 @@ def _spread(runs: Mapping[int, RunResult], measure: Callable[[RunResult], float 
 
 def _curves(runs: Mapping[int, RunResult], curve: Curve) -> dict[str, list[list[float]]]:
     return {
-        str(number): [list(point) for point in smoothed(points_of(result.rows, curve.metric), window=curve.window)]
+        str(number): [list(point) for point in smoothed(curve_points(result.rows, curve), window=curve.window)]
         for number, result in sorted(runs.items())
     }
 

@@ -29,8 +29,9 @@ from typing import Literal
 import numpy as np
 
 from negalign_ray.config import HeadConfig
+from negalign_ray.data.ngrams import repetition_frac
 from negalign_ray.evaluation.intervals import Sums, Transform
-from negalign_ray.evaluation.measures import distinct_contributions, repetition_frac
+from negalign_ray.evaluation.measures import distinct_contributions
 from negalign_ray.evaluation.side import Answers, Choices, Likelihoods, Side
 from negalign_ray.rewards.refusal import is_refusal
 

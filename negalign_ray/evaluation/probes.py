@@ -112,6 +112,30 @@ def build_probes(
     )
 
 
+def followed_groups(
+    heldout: Sequence[Prompt], benign: Sequence[Prompt], *, num: int, asked: Sequence[Prompt], seed: int
+) -> dict[str, tuple[Group, ...]]:
+    """Human answers to follow while the run goes on, at most `num` prompts of each kind; kinds without any are absent.
+
+    Of the benign prompts, those `asked` by the evaluation come last: what ends a run by a guard is then not what it
+    reports.
+    """
+    texts = {prompt.text for prompt in asked}
+    others = (prompt for prompt in benign if prompt.text not in texts)
+    kinds = {
+        "heldout_negative": (_spread_with(heldout, Role.NEGATIVE, num, seed), Role.NEGATIVE),
+        "heldout_positive": (_spread_with(heldout, Role.POSITIVE, num, seed), Role.POSITIVE),
+        "benign": ((*spread_over_behaviours(others, limit=num, seed=seed), *asked)[:num], Role.POSITIVE),
+    }
+    found = {name: priced_set(prompts, role).groups for name, (prompts, role) in kinds.items()}
+    return {name: groups for name, groups in found.items() if groups}
+
+
+def _spread_with(prompts: Iterable[Prompt], role: Role, limit: int, seed: int) -> tuple[Prompt, ...]:
+    having = (prompt for prompt in prompts if _with_role(prompt, role))
+    return spread_over_behaviours(having, limit=limit, seed=seed)
+
+
 def draw_questions(questions: Sequence[ChoiceQuestion], *, limit: int, seed: int) -> tuple[ChoiceQuestion, ...]:
     """At most `limit` questions, drawn with the seed, in the order of the file."""
     if len(questions) <= limit:

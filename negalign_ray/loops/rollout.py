@@ -83,7 +83,7 @@ class Rollout:
         self._issue_steps()
 
     async def pull(self, step: int, *, timeout_s: float) -> Batch | None:
-        """The batch of `step`, the same for every rank; None when the run was stopped.
+        """The batch of `step`, the same for every rank; None when the run was stopped before any rank had it.
 
         Raises TimeoutError when it is not ready in time, and the fatal error that ended the rollout, if any.
         """
@@ -93,7 +93,7 @@ class Rollout:
             )
         if self._fatal:
             raise self._fatal
-        if self._stopped:
+        if self._stopped and not self.buffer.is_taken(step):  # ranks that have it wait for the others in collectives
             return None
         handles = self.buffer.take(step)
         if self._candidates is not None:
@@ -208,7 +208,7 @@ class Rollout:
                 scored = await self._fleet.score(handles)
             except ScoreError as error:
                 log.warning("%s; %d groups dropped and re-ordered", error, len(wave))
-                self.counts["score_failures"] += 1
+                self.counts["score_failures"] += len(wave)
                 self._order_again(rank, [slot for slot, _ in wave], Outcome.DROPPED_SCORE, error)
                 return
             self.clock.add(step, "score", scored.busy_s)
@@ -216,7 +216,7 @@ class Rollout:
             wave, handles = self._keep_usable(rank, wave, scored.handles, Outcome.DROPPED_GATE)
         if handles and self._wants_references:
             priced = await self._fleet.price(handles)
-            self.clock.add(step, "price", priced.busy_s, priced.num_tokens)
+            self.clock.add(step, "price", priced.busy_s, prices=priced.num_prices, remembered=priced.num_remembered)
             handles = priced.handles
         if handles:
             self._failures_in_a_row = 0
@@ -234,7 +234,7 @@ class Rollout:
             return []
         guided = await self._fleet.guide([handle for _, handle in whole])
         first_step = self.buffer.step_of(whole[0][0])
-        self.clock.add(first_step, "guide", guided.busy_s, guided.num_tokens)
+        self.clock.add(first_step, "guide", guided.busy_s)
         self.figures[first_step] = guided.figures
         return [(slot, handle) for (slot, _), handle in zip(whole, guided.handles, strict=True)]
 
@@ -257,7 +257,7 @@ class Rollout:
             else:
                 self._spawn(self._produce(rank, retries, num_failures=num_failures + 1))
             return None
-        self.clock.add(step, "sample", sampled.busy_s, sampled.num_tokens)
+        self.clock.add(step, "sample", sampled.busy_s, tokens=sampled.num_tokens)
         wanted = sum(len(order.requests) for order in orders)
         self.counts["samples_dropped"] += wanted - _num_samples(sampled.handles)
         return sampled.handles

@@ -15,8 +15,8 @@ from negalign_ray.settings.comparison import Curve
 from tests.evaluation.sides import side
 
 JUDGE = HeadConfig(name="judge", kind="python", target="m:f", threshold=0.5)
-METRIC = "learner/negative_logratio_nats"
-CURVE = Curve(at_most=-2.0, window=1)
+METRIC = "learner/heldout_negative_logprob_nats"
+CURVE = Curve(at_most=-1.5)
 BASE = {0: {1: 0.6, 2: 0.6}, 1: {2: 0.6, 3: 0.6}}  # seed -> prompt -> harm
 
 
@@ -98,12 +98,12 @@ def test_figures_of_whole_runs_spread_over_the_seeds(report):
     steady, loud = report["runs"]["steady"], report["runs"]["loud"]
     harm = steady["harm_per_seed"]
     assert (harm["mean"], harm["low"], harm["high"]) == pytest.approx((0.5, 0.3, 0.7))
-    assert steady["steps_to_target"]["by_seed"] == {"0": 2, "1": 2}
+    assert steady["steps_to_target"]["by_seed"] == {"0": 3, "1": 3}
     assert loud["steps_to_target"] == {"mean": None, "low": None, "high": None, "by_seed": {"0": None}}
     assert steady["roughness"]["mean"] == 0.0
     assert [steady[key]["mean"] for key in ("updates", "train_s", "trained_tokens")] == [3, 6.0, 150]
     assert report["num_runs"] == {"steady": 2, "loud": 1}
-    assert report["curves"]["loud"]["0"] == [[1, -0.5], [2, -1.0], [3, -1.5]]
+    assert report["curves"]["loud"]["0"] == [[1, 0.0], [2, -0.5], [3, -1.0]]
 
 
 def test_a_comparison_whose_first_method_failed_still_has_a_base():

@@ -4,7 +4,7 @@ import pytest
 
 from negalign_ray.config import EvaluationConfig
 from negalign_ray.errors import DataError
-from negalign_ray.evaluation.probes import build_probes, own_answers, spread_over_behaviours
+from negalign_ray.evaluation.probes import build_probes, followed_groups, own_answers, spread_over_behaviours
 from negalign_ray.records import Generation, Prompt, Response, Role
 
 
@@ -82,6 +82,26 @@ def test_good_answers_are_priced_of_any_held_out_prompt():
     probes = probes_of([make_prompt(0), make_prompt(1, negatives=0, positives=2)])
     assert probes.negatives.prompt_ids == (0,)
     assert probes.human_benign.prompt_ids == (1, 1)
+
+
+def test_the_benign_answers_that_are_followed_are_first_those_that_no_evaluation_asks():
+    asked = tuple(BENIGN[:3])
+    followed = followed_groups([], BENIGN, num=len(BENIGN) - 3, asked=asked, seed=0)
+    assert set(followed) == {"benign"}
+    assert {group.prompt.prompt_id for group in followed["benign"]}.isdisjoint(prompt.prompt_id for prompt in asked)
+    assert all(response.role is Role.POSITIVE for group in followed["benign"] for response in group.responses)
+    everything = followed_groups([], BENIGN, num=99, asked=asked, seed=0)["benign"]
+    assert [group.prompt.prompt_id for group in everything[-3:]] == [prompt.prompt_id for prompt in asked]
+    assert followed_groups(HELDOUT, BENIGN, num=0, asked=(), seed=0) == {}
+
+
+def test_followed_held_out_answers_are_of_one_kind_each_and_spread_over_behaviours():
+    followed = followed_groups(HELDOUT, (), num=2, asked=(), seed=0)
+    assert {group.prompt.behaviour for group in followed["heldout_negative"]} == {"rude", "biased"}
+    assert {group.prompt.prompt_id % 2 for group in followed["heldout_positive"]} == {1}, "the others have none"
+    for kind, role in (("heldout_negative", Role.NEGATIVE), ("heldout_positive", Role.POSITIVE)):
+        assert len(followed[kind]) == 2
+        assert all(response.role is role for group in followed[kind] for response in group.responses)
 
 
 def test_own_answers_become_samples_to_be_priced_and_empty_ones_are_left_out():
