@@ -12,6 +12,7 @@ condition; nothing here knows Ray or torch.
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -65,6 +66,7 @@ class Rollout:
         self._gate = IterationGate(config.refresh_every * groups_per_step, num_steps * groups_per_step)
         self._wants_guide = wants_guide
         self.figures: dict[int, Mapping[str, float]] = {}  # first step of an iteration -> what its guide measured
+        self._fit: tuple[int, float] | None = None  # groups that the guide is being fitted on, and since when
         self._weights: Any = None
         self._next_step = 0
         self._changed = asyncio.Condition()
@@ -149,6 +151,14 @@ class Rollout:
     def fatal(self) -> NegalignError | None:
         return self._fatal
 
+    @property
+    def fit(self) -> tuple[int, float] | None:
+        """(groups, seconds so far) of the guide's fit under way, which all learners wait for; None when there is none.
+
+        Iterations come one after another: the next one is sampled from weights that this one trains.
+        """
+        return None if self._fit is None else (self._fit[0], time.perf_counter() - self._fit[1])
+
     # -- issuing -----------------------------------------------------------------------------------------------
 
     def _issue_steps(self) -> None:
@@ -232,7 +242,11 @@ class Rollout:
         whole = self._gate.add(filled)
         if not whole:
             return []
-        guided = await self._fleet.guide([handle for _, handle in whole])
+        self._fit = len(whole), time.perf_counter()
+        try:
+            guided = await self._fleet.guide([handle for _, handle in whole])
+        finally:
+            self._fit = None
         first_step = self.buffer.step_of(whole[0][0])
         self.clock.add(first_step, "guide", guided.busy_s)
         self.figures[first_step] = guided.figures
