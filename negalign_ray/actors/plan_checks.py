@@ -99,8 +99,8 @@ def _check_rows(plan: "Plan") -> None:
         limit = max_positions(path)
         if limit is not None and longest > limit:
             raise ConfigError(
-                f"the prompt of row {prompt.prompt_id} and its longest answer have {longest} tokens, and {setting}={path} "
-                f"has {limit} positions (max_position_embeddings); lower data.max_prompt_tokens and "
+                f"the prompt of row {prompt.prompt_id} and its longest answer have {longest} tokens, and "
+                f"{setting}={path} has {limit} positions (max_position_embeddings); lower data.max_prompt_tokens and "
                 f"data.max_response_tokens to {limit} in all, with data.on_bad_row=skip to leave longer rows out."
             )
 
