@@ -13,6 +13,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 Dtype = Literal["auto", "bfloat16", "float32"]
+OBJECT_STORE_BYTES = 4 * 1024**3  # of a cluster started for one run; weights of two versions and the groups fit well
 LATENT_DISTANCE = "latent_distance"  # what the guide writes beside the scores of the heads
 
 
@@ -353,6 +354,7 @@ class EvaluationConfig(Section):
 class DeadlinesConfig(Section):
     """Longest wait for each remote call, in seconds. A miss names the role and raises StallError."""
 
+    place_s: NonNegativeFloat = 20.0  # a busy cluster gives room to all roles; one too small is refused at once
     start_s: PositiveFloat = 300.0  # a role starts and loads its model
     sample_s: PositiveFloat = 600.0  # one call of a sampler
     score_s: PositiveFloat = 120.0  # one call of a scorer

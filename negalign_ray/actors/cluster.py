@@ -2,28 +2,20 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import ray
 
+from negalign_ray.actors.packing import Node, Placement, explain_missing, require_seats, require_whole_gpus, seat
 from negalign_ray.actors.plan import Plan
+from negalign_ray.config import OBJECT_STORE_BYTES
 from negalign_ray.errors import PlacementError
 
-OBJECT_STORE_BYTES = 4 * 1024**3  # of a cluster started for one run; weights of two versions and the groups fit well
-
-
-@dataclass(frozen=True)
-class Placement:
-    """What one role asks of the cluster."""
-
-    role: str
-    num: int
-    cpus: float
-    gpus: float
-    threads: int
+log = logging.getLogger(__name__)
 
 
 def placements(plan: Plan) -> list[Placement]:
@@ -39,11 +31,37 @@ def placements(plan: Plan) -> list[Placement]:
     return [Placement(role, num, section.cpus, section.gpus, section.threads) for role, num, section in roles]
 
 
+def evaluation_placements(plan: Plan) -> list[Placement]:
+    """What the evaluation after training needs: the learners are gone, a judge and one model at a time are there."""
+    if not plan.config.evaluation.enabled:
+        return []
+    stay = [place for place in placements(plan) if place.role != "learner"]
+    return stay + _evaluators(plan)
+
+
+def answering_placements(plan: Plan) -> list[Placement]:
+    """What `negalign-ray evaluate` needs: one sampler answers, then a judge and one model at a time."""
+    samplers = next(place for place in placements(plan) if place.role == "sampler")
+    return [replace(samplers, num=1), *_evaluators(plan)]
+
+
+def _evaluators(plan: Plan) -> list[Placement]:
+    scorers, references = plan.config.scorers, plan.config.references
+    return [
+        Placement("evaluation scorer", 1, scorers.cpus, scorers.gpus, scorers.threads),
+        Placement("evaluation reference", 1, references.cpus, references.gpus, references.threads),
+    ]
+
+
 @contextmanager
-def cluster(plan: Plan) -> Iterator[None]:
-    """Join the cluster that this process is in or RAY_ADDRESS names, or start one here and stop it afterwards."""
+def cluster(plan: Plan, *, train: bool = True) -> Iterator[None]:
+    """Join the cluster that this process is in or RAY_ADDRESS names, or start one here and stop it afterwards.
+
+    PlacementError unless it can hold the run (`train`), or an evaluation alone.
+    """
     with shared_cluster():
-        require_room(placements(plan))
+        now, later = (placements(plan), evaluation_placements(plan)) if train else (answering_placements(plan), [])
+        require_room(now, later=later, patience_s=plan.config.deadlines.place_s)
         yield
 
 
@@ -72,20 +90,72 @@ def start_ray() -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
     else:
-        ray.init(**quiet, include_dashboard=True, dashboard_host="127.0.0.1", object_store_memory=OBJECT_STORE_BYTES)
+        # "local": else Ray would join what `ray start` left on this machine, and refuse the settings below.
+        own: dict[str, Any] = {"address": "local", "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        ray.init(**quiet, **own, object_store_memory=OBJECT_STORE_BYTES)
     for name in ("ray", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def require_room(places: Sequence[Placement]) -> None:
-    """PlacementError unless the cluster could hold all of them at once."""
-    total = ray.cluster_resources()
-    for resource, attribute in (("CPU", "cpus"), ("GPU", "gpus")):
-        wanted = {p.role: p.num * getattr(p, attribute) for p in places}
-        there = total.get(resource, 0.0)
-        if sum(wanted.values()) > there + 1e-9:
-            parts = ", ".join(f"{role}s {amount:g}" for role, amount in wanted.items() if amount)
-            raise PlacementError(
-                f"the run asks for {sum(wanted.values()):g} {resource} ({parts}) and the cluster has {there:g}; lower "
-                f"<role>.{attribute} or <role>.num, or add nodes. Roles that take turns may share a core."
-            )
+def require_room(places: Sequence[Placement], *, patience_s: float, later: Sequence[Placement] = ()) -> None:
+    """PlacementError at once when the cluster cannot hold `places` together (or `later`, when those have ended), and
+    after `patience_s` when it could, but other work does not leave the room."""
+    require_whole_gpus((*places, *later))
+    nodes = live_nodes()
+    for phase in (places, later):
+        require_seats(phase, nodes)
+    wait_for_seats(places, free_nodes, patience_s=patience_s)
+
+
+def wait_for_seats(
+    places: Sequence[Placement],
+    free: Callable[[], Sequence[Node]],
+    *,
+    patience_s: float,
+    pause: Callable[[float], None] = time.sleep,
+    every_s: float = 1.0,
+) -> None:
+    """Look again and again until `free` nodes hold all bundles; PlacementError after `patience_s`."""
+    for attempt in range(int(patience_s / every_s) + 1):
+        if attempt == 1:
+            log.info("the cluster is busy; waiting up to deadlines.place_s=%g s for room", patience_s)
+        if attempt:
+            pause(every_s)
+        seating = seat(places, nodes := free())
+        if seating.complete:
+            return
+    missing = explain_missing(seating, places, nodes, where="what other work leaves free of the cluster")
+    raise PlacementError(
+        f"{missing} An idle cluster would hold the run: wait for the other work to end, or raise "
+        f"deadlines.place_s={patience_s:g} s."
+    )
+
+
+def live_nodes() -> list[Node]:
+    """Every live node with all that it has."""
+    return [
+        node_of(node["NodeManagerAddress"], node["Resources"], node.get("Labels") or {})
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def free_nodes() -> list[Node]:
+    """Every live node with what nobody has reserved. How free GPUs are cut up is unknown."""
+    from ray._private.state import available_resources_per_node  # the one source; Ray's own libraries read it here
+
+    free = available_resources_per_node()
+    return [
+        node_of(node["NodeManagerAddress"], free.get(node["NodeID"], {}), node.get("Labels") or {})
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def node_of(name: str, resources: Mapping[str, float], labels: Mapping[str, str]) -> Node:
+    """From Ray's names of resources. 2.4 GPUs are two whole devices and 0.4 of a third."""
+    gpus = resources.get("GPU", 0.0)
+    whole, share = int(gpus), gpus - int(gpus)
+    devices = (1.0,) * whole + ((share,) if share else ())
+    memory = resources.get("memory")
+    return Node(name, resources.get("CPU", 0.0), devices, None if memory is None else int(memory), labels=labels)

@@ -70,7 +70,7 @@ def evaluate(config: Config, *, on_status: OnStatus = ignore_status) -> dict[str
     on_status("checking", None)
     plan = make_plan(config)
     evaluation = Evaluation(plan, base_path=plan.rpos_path)
-    with cluster(plan):
+    with cluster(plan, train=False):
         on_status("answering", None)
         answered = _answer(plan, evaluation)
         if plan.rpos_path == plan.model_path:
