@@ -65,7 +65,8 @@ class InstantFleet:
     def _card(self, order: Order, rank: int) -> GroupCard:
         samples = tuple(ResponseCard(Role.SAMPLE, ANSWER_TOKENS) for _ in order.requests)
         num_tokens = PROMPT_TOKENS + ANSWER_TOKENS * len(samples)
-        return GroupCard(order.order_id, self._versions[rank], num_tokens, samples)
+        version, prompt_id = self._versions[rank], order.prompt.prompt_id
+        return GroupCard(order.order_id, version, num_tokens, samples, prompt_id=prompt_id)
 
 
 def make_rollout(options: argparse.Namespace, *, num_steps: int) -> Rollout:

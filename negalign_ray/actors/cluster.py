@@ -13,7 +13,7 @@ import ray
 from negalign_ray.actors.packing import Node, Placement, explain_missing, require_seats, require_whole_gpus, seat
 from negalign_ray.actors.plan import Plan
 from negalign_ray.config import OBJECT_STORE_BYTES
-from negalign_ray.errors import PlacementError
+from negalign_ray.errors import PlacementError, RoleError
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def placements(plan: Plan) -> list[Placement]:
         roles.append(("reference", num_references, config.references))
     if config.uses_guide:
         roles.append(("guide", 1, config.guide))
-    return [Placement(role, num, section.cpus, section.gpus, section.threads) for role, num, section in roles]
+    return [Placement.of(role, num, section) for role, num, section in roles]
 
 
 def evaluation_placements(plan: Plan) -> list[Placement]:
@@ -48,8 +48,8 @@ def answering_placements(plan: Plan) -> list[Placement]:
 def _evaluators(plan: Plan) -> list[Placement]:
     scorers, references = plan.config.scorers, plan.config.references
     return [
-        Placement("evaluation scorer", 1, scorers.cpus, scorers.gpus, scorers.threads),
-        Placement("evaluation reference", 1, references.cpus, references.gpus, references.threads),
+        Placement.of("evaluation scorer", 1, scorers),
+        Placement.of("evaluation reference", 1, references),
     ]
 
 
@@ -82,19 +82,48 @@ def stop_ray() -> None:
     ray.shutdown()
 
 
-def start_ray() -> None:
-    """A local cluster is token-authenticated (see the package's __init__), logs to files, its dashboard on loopback."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # actors that ask for no GPU keep seeing them
+def start_ray(*, init: Callable[..., Any] = ray.init) -> None:
+    """A local cluster is token-authenticated (see the package's __init__), logs to files, its dashboard on loopback.
+
+    Raises RoleError (role cluster) when Ray does not start, or when the cluster of RAY_ADDRESS cannot be joined.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what hides no GPU; see device_of
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
-        # "local": else Ray would join what `ray start` left on this machine, and refuse the settings below.
-        own: dict[str, Any] = {"address": "local", "include_dashboard": True, "dashboard_host": "127.0.0.1"}
-        ray.init(**quiet, **own, object_store_memory=OBJECT_STORE_BYTES)
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        init(**init_settings(address))
+    except Exception as error:  # Ray raises Exception itself when its node does not come up
+        raise _start_error(error, address) from error
     for name in ("ray", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def init_settings(address: str | None) -> dict[str, Any]:
+    """Arguments of `ray.init`: the cluster at `address` (RAY_ADDRESS), or without one a cluster of our own.
+
+    "local" must be said: else Ray joins any cluster that `ray start` left here, and refuses our settings for it.
+    """
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        return quiet
+    own = {"address": "local", "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+    return quiet | own | {"object_store_memory": OBJECT_STORE_BYTES}
+
+
+def _start_error(error: Exception, address: str | None) -> RoleError:
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if address:
+        return RoleError(
+            f"RAY_ADDRESS={address} names no cluster that can be joined ({reason}); look at `ray status` there. "
+            "Correct it, give this process that cluster's RAY_AUTH_TOKEN, or unset RAY_ADDRESS to start a cluster here",
+            role="cluster",
+        )
+    return RoleError(
+        f"Ray did not start on this machine ({reason}); see gcs_server.err and raylet.err in session_latest/logs of "
+        "RAY_TMPDIR (/tmp/ray). Most often the machine is too busy (Ray gives itself 30 s) or its memory or disk is "
+        "full: end other work and try again, or set RAY_ADDRESS to a cluster that is up",
+        role="cluster",
+    )
 
 
 def require_room(places: Sequence[Placement], *, patience_s: float, later: Sequence[Placement] = ()) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice, permutations
 
+from negalign_ray.config import Resources
 from negalign_ray.errors import PlacementError
 
 SLACK = 1e-6  # Ray counts in ten-thousandths; sums of fractions such as 0.1 must not fail by rounding
@@ -40,6 +41,10 @@ class Placement:
     threads: int
     labels: Mapping[str, str] = field(default_factory=dict)  # that a node must carry
     memory_bytes: int = 0  # of one bundle, where memory is to be counted; Ray does not reserve it
+
+    @classmethod
+    def of(cls, role: str, num: int, section: Resources) -> "Placement":
+        return cls(role, num, section.cpus, section.gpus, section.threads, section.labels)
 
     @property
     def bundle(self) -> str:
@@ -127,11 +132,14 @@ def explain_missing(seating: Seating, places: Sequence[Placement], nodes: Sequen
         place = by_role[role]
         labels = f" on nodes labelled {_labels(place.labels)}" if place.labels else ""
         parts.append(f"{num} of {place.num} {role} bundle(s) of {place.bundle} each{labels}")
+    asking = [by_role[role] for role in seating.missing]
+    fitting = [node for node in nodes if any(place.labels.items() <= node.labels.items() for place in asking)]
+    there = describe_nodes(fitting) + (" labelled so" if all(place.labels for place in asking) else "")
     placed = Counter(seat.role for seat in seating.seats)
     beside = ", ".join(f"{num} {role}(s)" for role, num in placed.items()) or "nothing"
     remedies = "; ".join(_remedy(by_role[role], placed[role], num, nodes) for role, num in seating.missing.items())
     return (
-        f"no place for {' and '.join(parts)}. {_capital(where)} has {describe_nodes(nodes)}; what fits there: "
+        f"no place for {' and '.join(parts)}. {_capital(where)} has {there}; what fits: "
         f"{beside}. {_capital(remedies)}. Roles that take turns may share a core (fractions of cpus)."
     )
 
@@ -198,7 +206,7 @@ def _devices(free: Sequence[float], wanted: float) -> tuple[int, ...] | None:
 
 def _remedy(place: Placement, placed: int, missing: int, nodes: Sequence[Node]) -> str:
     section = SECTION[place.role]
-    labels = f" and the labels {_labels(place.labels)}" if place.labels else ""
+    labels = f", started with `--labels={_labels(place.labels)}`" if place.labels else ""
     more = f"add room for {missing} more (nodes with at least {place.bundle}{labels})"
     lower = f"lower {section}.cpus" + (f" or {section}.gpus" if place.gpus else "")
     fewer = f"set {section}.num={placed}" if placed and place.role in ("sampler", "learner", "scorer") else ""

@@ -3,17 +3,21 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from negalign_ray.actors.plan_checks import check_plan, check_settings, instruction_tokens
 from negalign_ray.config import LATENT_DISTANCE, Config, NEATConfig
+from negalign_ray.data.benign import load_benign
 from negalign_ray.data.chat import ChatTokenizer, load_chat
-from negalign_ray.data.choices import ChoiceQuestion, load_choices
-from negalign_ray.data.instructions import BenignRow, Instruction, load_benign, load_instructions
+from negalign_ray.data.choices import load_choices
+from negalign_ray.data.instructions import Instruction, load_instructions
 from negalign_ray.data.load import LoadedData, load_prompts
+from negalign_ray.data.split import in_seeded_order
 from negalign_ray.errors import ConfigError
+from negalign_ray.evaluation.probes import Probes, build_probes
 from negalign_ray.methods import METHODS, Method, Needs
 from negalign_ray.methods.groups import RewardSource
 from negalign_ray.models.dtype import ComputeDtype, resolve_dtype
 from negalign_ray.models.packaged import resolve_model
-from negalign_ray.records import Role
+from negalign_ray.records import Prompt, Role
 from negalign_ray.rewards import check_head
 
 
@@ -27,9 +31,19 @@ class Plan:
     learner_dtype: ComputeDtype
     stop_ids: tuple[int, ...]
     data: LoadedData
-    benign: tuple[BenignRow, ...]
-    choices: tuple[ChoiceQuestion, ...]
+    benign: tuple[Prompt, ...]
+    probes: Probes | None  # None = no evaluation
     instructions: tuple[Instruction, ...]
+    instruction_tokens: int  # what the longest of them adds to a prompt
+
+    @property
+    def max_answer_tokens(self) -> int:
+        return max(self.config.sampling.max_new_tokens, self.config.evaluation.max_new_tokens)
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of the longest sequence a sampler can meet: instruction, prompt and answer."""
+        return self.config.data.max_prompt_tokens + self.instruction_tokens + self.max_answer_tokens
 
     @property
     def method(self) -> Method:
@@ -83,23 +97,37 @@ def make_plan(config: Config) -> Plan:
     rpos_path = resolve_model(config.references.rpos).resolve() if config.references.rpos else model_path
     rneg_path = resolve_model(config.references.rneg).resolve() if config.references.rneg else rpos_path
     config = _with_backbone(config, model_path)
+    learner_dtype = resolve_dtype(config.learners.dtype, gpus=config.learners.gpus)
+    check_settings(config, learner_dtype=learner_dtype)
     for head in (*config.scorers.heads, *config.evaluation.heads):
         check_head(head)
     chat = load_chat(model_path, template=config.model.chat_template)
     data = load_prompts(config.data, chat, seed=config.run.seed, needs=needed_roles(config))
-    return Plan(
+    benign = load_benign(config.data.benign_path, chat, limits=config.data)
+    instructions = load_instructions(config.sampling.instructions)
+    plan = Plan(
         config=config,
         model_path=model_path,
         rpos_path=rpos_path,
         rneg_path=rneg_path,
         sampler_dtype=resolve_dtype(config.model.dtype, gpus=config.samplers.gpus),
-        learner_dtype=resolve_dtype(config.learners.dtype, gpus=config.learners.gpus),
+        learner_dtype=learner_dtype,
         stop_ids=chat.end_ids,
         data=data,
-        benign=load_benign(config.data.benign_path),
-        choices=load_choices(config.evaluation.choices_path, chat, limits=config.data),
-        instructions=load_instructions(config.sampling.instructions),
+        benign=benign,
+        probes=_probes(config, data, benign, chat) if config.evaluation.enabled else None,
+        instructions=instructions,
+        instruction_tokens=instruction_tokens(chat, instructions),
     )
+    check_plan(plan)
+    return plan
+
+
+def _probes(config: Config, data: LoadedData, benign: tuple[Prompt, ...], chat: ChatTokenizer) -> Probes:
+    # One order whatever the method needs, so that methods are asked the same.
+    heldout = in_seeded_order((*data.heldout, *data.heldout_rest), seed=config.run.seed)
+    questions = load_choices(config.evaluation.choices_path, chat, limits=config.data)
+    return build_probes(heldout, benign, questions, config=config.evaluation, seed=config.run.seed)
 
 
 def _with_backbone(config: Config, model_path: Path) -> Config:

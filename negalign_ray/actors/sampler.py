@@ -42,6 +42,7 @@ class Sampler:
         model_path: str,
         dtype: ComputeDtype,
         stop_ids: tuple[int, ...],
+        max_model_len: int,
         max_candidates: int = 0,
     ) -> None:
         open_log(config.run_dir, f"sampler-{rank}")
@@ -51,7 +52,14 @@ class Sampler:
             temperature=config.sampling.temperature,
             top_p=config.sampling.top_p,
         )
-        self._engine = build_engine(config, rank=rank, model_path=model_path, dtype=dtype, stop_ids=stop_ids)
+        self._engine: GenerationEngine = engine_class(config.samplers.engine)(
+            Path(model_path),
+            config=config.samplers,
+            dtype=dtype,
+            max_model_len=max_model_len,
+            seed=config.run.seed + rank,
+            stop_ids=stop_ids,
+        )
 
     def ready(self) -> int:
         """Warms the engine up (the first call compiles and allocates) and returns the loaded weights' checksum."""
@@ -64,17 +72,15 @@ class Sampler:
         `earlier` holds, order by order, the group whose newest answers stay candidates (see loops/candidates.py).
         """
         started = time.perf_counter()
-        requests = [request for order in orders for request in order.requests]
-        generations = iter(self._engine.generate(requests, self._spec))
-        groups = [
-            _as_group(order, [next(generations) for _ in order.requests], version=self._version) for order in orders
-        ]
-        groups = [
-            with_candidates(group, before, max_candidates=self._max_candidates)
-            for group, before in zip_longest(groups, earlier)
-        ]
+        groups, num_tokens = answer_orders(
+            self._engine,
+            orders,
+            earlier,
+            spec=self._spec,
+            version=self._version,
+            max_candidates=self._max_candidates,
+        )
         cards: list[GroupCard] = [group.card() for group in groups]
-        num_tokens = sum(sum(card.sample_lengths) for card in cards)
         return (cards, time.perf_counter() - started, num_tokens), *groups
 
     def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Generation]:
@@ -97,24 +103,23 @@ class Sampler:
         return WeightReceipt(self._rank, bundle.version, checksum, seconds, bundle.num_bytes)
 
 
-def build_engine(
-    config: Config, *, rank: int, model_path: str, dtype: ComputeDtype, stop_ids: tuple[int, ...]
-) -> GenerationEngine:
-    return engine_class(config.samplers.engine)(
-        Path(model_path),
-        config=config.samplers,
-        dtype=dtype,
-        max_model_len=longest_context(config),
-        seed=config.run.seed + rank,
-        stop_ids=stop_ids,
-    )
-
-
-def longest_context(config: Config) -> int:
-    """Tokens of the longest sequence a sampler can meet: instruction, prompt and answer."""
-    instruction_tokens = 256
-    answer = max(config.sampling.max_new_tokens, config.evaluation.max_new_tokens)
-    return config.data.max_prompt_tokens + instruction_tokens + answer
+def answer_orders(
+    engine: GenerationEngine,
+    orders: Sequence[Order],
+    earlier: Sequence[Group | None],
+    *,
+    spec: SamplingSpec,
+    version: int,
+    max_candidates: int,
+) -> tuple[list[Group], int]:
+    """One group per order, and the tokens written for all of them: those of empty and repeated answers too."""
+    generations = engine.generate([request for order in orders for request in order.requests], spec)
+    answers = iter(generations)
+    groups = [_as_group(order, [next(answers) for _ in order.requests], version=version) for order in orders]
+    groups = [
+        with_candidates(group, before, max_candidates=max_candidates) for group, before in zip_longest(groups, earlier)
+    ]
+    return groups, sum(len(generation.token_ids) for generation in generations)
 
 
 def _as_group(order: Order, generations: Sequence[Generation], *, version: int) -> Group:

@@ -1,5 +1,6 @@
 """`negalign-ray doctor`: one line for each check."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -7,15 +8,16 @@ from rich.console import Console
 from rich.text import Text
 
 from negalign_ray.doctor.checks import Finding, examine
+from negalign_ray.doctor.facts import Facts
 from negalign_ray.doctor.gather import gather
 
 STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 
-def show_findings(*, out: Console, err: Console) -> list[dict[str, Any]]:
+def show_findings(*, out: Console, err: Console, look: Callable[[], Facts] = gather) -> list[dict[str, Any]]:
     """Prints the findings and returns them as plain data."""
     with err.status("looking"):
-        findings = examine(gather())
+        findings = examine(look())
     for finding in findings:
         out.print(line_of(finding), soft_wrap=True)
     return [asdict(finding) for finding in findings]

@@ -12,6 +12,7 @@ condition; nothing here knows Ray or torch.
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -65,6 +66,7 @@ class Rollout:
         self._gate = IterationGate(config.refresh_every * groups_per_step, num_steps * groups_per_step)
         self._wants_guide = wants_guide
         self.figures: dict[int, Mapping[str, float]] = {}  # first step of an iteration -> what its guide measured
+        self._fit: tuple[int, float] | None = None  # groups that the guide is being fitted on, and since when
         self._weights: Any = None
         self._next_step = 0
         self._changed = asyncio.Condition()
@@ -83,7 +85,7 @@ class Rollout:
         self._issue_steps()
 
     async def pull(self, step: int, *, timeout_s: float) -> Batch | None:
-        """The batch of `step`, the same for every rank; None when the run was stopped.
+        """The batch of `step`, the same for every rank; None when the run was stopped before any rank had it.
 
         Raises TimeoutError when it is not ready in time, and the fatal error that ended the rollout, if any.
         """
@@ -93,7 +95,7 @@ class Rollout:
             )
         if self._fatal:
             raise self._fatal
-        if self._stopped:
+        if self._stopped and not self.buffer.is_taken(step):  # ranks that have it wait for the others in collectives
             return None
         handles = self.buffer.take(step)
         if self._candidates is not None:
@@ -148,6 +150,14 @@ class Rollout:
     @property
     def fatal(self) -> NegalignError | None:
         return self._fatal
+
+    @property
+    def fit(self) -> tuple[int, float] | None:
+        """(groups, seconds so far) of the guide's fit under way, which all learners wait for; None when there is none.
+
+        Iterations come one after another: the next one is sampled from weights that this one trains.
+        """
+        return None if self._fit is None else (self._fit[0], time.perf_counter() - self._fit[1])
 
     # -- issuing -----------------------------------------------------------------------------------------------
 
@@ -208,7 +218,7 @@ class Rollout:
                 scored = await self._fleet.score(handles)
             except ScoreError as error:
                 log.warning("%s; %d groups dropped and re-ordered", error, len(wave))
-                self.counts["score_failures"] += 1
+                self.counts["score_failures"] += len(wave)
                 self._order_again(rank, [slot for slot, _ in wave], Outcome.DROPPED_SCORE, error)
                 return
             self.clock.add(step, "score", scored.busy_s)
@@ -216,7 +226,7 @@ class Rollout:
             wave, handles = self._keep_usable(rank, wave, scored.handles, Outcome.DROPPED_GATE)
         if handles and self._wants_references:
             priced = await self._fleet.price(handles)
-            self.clock.add(step, "price", priced.busy_s, priced.num_tokens)
+            self.clock.add(step, "price", priced.busy_s, prices=priced.num_prices, remembered=priced.num_remembered)
             handles = priced.handles
         if handles:
             self._failures_in_a_row = 0
@@ -234,9 +244,13 @@ class Rollout:
         whole = self._gate.add(filled)
         if not whole:
             return []
-        guided = await self._fleet.guide([handle for _, handle in whole])
+        self._fit = len(whole), time.perf_counter()
+        try:
+            guided = await self._fleet.guide([handle for _, handle in whole])
+        finally:
+            self._fit = None
         first_step = self.buffer.step_of(whole[0][0])
-        self.clock.add(first_step, "guide", guided.busy_s, guided.num_tokens)
+        self.clock.add(first_step, "guide", guided.busy_s)
         self.figures[first_step] = guided.figures
         return [(slot, handle) for (slot, _), handle in zip(whole, guided.handles, strict=True)]
 
@@ -259,7 +273,7 @@ class Rollout:
             else:
                 self._spawn(self._produce(rank, retries, num_failures=num_failures + 1))
             return None
-        self.clock.add(step, "sample", sampled.busy_s, sampled.num_tokens)
+        self.clock.add(step, "sample", sampled.busy_s, tokens=sampled.num_tokens)
         wanted = sum(len(order.requests) for order in orders)
         self.counts["samples_dropped"] += wanted - _num_samples(sampled.handles)
         return sampled.handles

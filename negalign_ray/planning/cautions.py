@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from negalign_ray.actors.memory import GIB, Memory, ModelSize
 from negalign_ray.actors.packing import Node, Placement, Seating
 from negalign_ray.actors.plan import Plan
-from negalign_ray.actors.sampler import longest_context
 from negalign_ray.config import OBJECT_STORE_BYTES
 
 
@@ -42,7 +41,7 @@ def kv_cache_warnings(plan: Plan, size: ModelSize, memory: Memory) -> Iterator[s
     per_token = size.kv_bytes_per_token(plan.sampler_dtype)
     if not plan.num_samples or not per_token or not memory.kv_cache or config.samplers.engine != "vllm":
         return
-    longest = longest_context(config)
+    longest = plan.max_model_len
     fitting = memory.kv_cache // (per_token * longest)
     per_call = config.samplers.orders_per_call or -(-config.learners.groups_per_step // config.samplers.num)
     wanted = min(config.samplers.max_num_seqs, per_call * plan.num_samples)

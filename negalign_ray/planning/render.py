@@ -31,7 +31,7 @@ def render(report: Report) -> RenderableType:
         parts += [Text(), _stages_table(report.estimate), *map(Text, _estimate_lines(report))]
     if report.prediction is not None:
         parts += [Text(), _idle_table(report.prediction), *map(Text, _prediction_lines(report.prediction))]
-    if report.costs is not None:
+    if report.costs is not None and report.costs.notes:
         parts += [Text(), *(Text(f"assumed: {note}") for note in report.costs.notes)]
     return Group(*parts)
 

@@ -116,7 +116,8 @@ class SimulatedFleet:
         num_tokens = len(order.prompt.token_ids) + sum(card.num_tokens for card in (*human, *samples))
         carried = self._work.trained_answers - self._work.answers
         num_tokens += round(carried * self._work.answer_tokens)
-        return GroupCard(order.order_id, self._versions[rank], num_tokens, (*human, *samples))
+        cards, version = (*human, *samples), self._versions[rank]
+        return GroupCard(order.order_id, version, num_tokens, cards, prompt_id=order.prompt.prompt_id)
 
     def _human_cards(self, prompt: Prompt) -> tuple[ResponseCard, ...]:
         if prompt.prompt_id not in self._human:

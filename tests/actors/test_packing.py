@@ -83,7 +83,7 @@ def test_a_refusal_names_the_missing_bundles_what_is_there_and_the_remedy():
         require_seats(places, [node(8, 1.0), node(4)])
     assert str(caught.value) == (
         "no place for 3 of 4 sampler bundle(s) of 8 CPU + 1 GPU each. The cluster has 2 nodes with 12 CPU + 1 GPU, the "
-        "largest with 8 CPU + 1 GPU; what fits there: 1 learner(s), 1 sampler(s). Set samplers.num=1, lower "
+        "largest with 8 CPU + 1 GPU; what fits: 1 learner(s), 1 sampler(s). Set samplers.num=1, lower "
         "samplers.cpus or samplers.gpus, or add room for 3 more (nodes with at least 8 CPU + 1 GPU). Roles that take "
         "turns may share a core (fractions of cpus)."
     )

@@ -51,7 +51,7 @@ def answer(order: Order, index: int, version: int) -> Response:
 @dataclass
 class FakeFleet:
     """`fault(kind, number)` is asked before call number 0, 1, ... of each kind: "sample", "score", "load", "empty",
-    "follow", "guide"."""
+    "gate", "follow", "guide"."""
 
     num_samplers: int = 1
     fault: Callable[[str, int], bool] = lambda kind, number: False
@@ -64,6 +64,7 @@ class FakeFleet:
     priced_with: list[int] = field(default_factory=list)  # version of the references, for every call of `price`
     guided: list[tuple[int, ...]] = field(default_factory=list)  # order ids of every call of `guide`
     max_candidates: int = 0
+    hold_guide: asyncio.Event | None = None  # when set, the guide waits for it
 
     def __post_init__(self):
         self.versions = [0] * self.num_samplers
@@ -96,7 +97,7 @@ class FakeFleet:
         await asyncio.sleep(0)
         if self._fails("score"):
             raise ScoreError("HTTP 500", role="scorer")
-        return _result([_with_reward(handle.ref) for handle in handles])
+        return _result([_gated(_with_reward(handle.ref), closed=self._fails("gate")) for handle in handles])
 
     async def follow(self, weights: object, version: int) -> float:
         await asyncio.sleep(0)
@@ -107,6 +108,8 @@ class FakeFleet:
 
     async def guide(self, handles: Sequence[Handle]) -> StageResult:
         await asyncio.sleep(0)
+        if self.hold_guide is not None:
+            await self.hold_guide.wait()
         if self._fails("guide"):
             raise RoleError("killed", role="guide")
         self.guided.append(tuple(handle.card.order_id for handle in handles))
@@ -116,7 +119,8 @@ class FakeFleet:
     async def price(self, handles: Sequence[Handle]) -> StageResult:
         await asyncio.sleep(0)
         self.priced_with.append(self.reference_version)
-        return _result([handle.ref for handle in handles])
+        num_prices = sum(len(handle.card.responses) for handle in handles)
+        return replace(_result([handle.ref for handle in handles]), num_prices=num_prices, num_remembered=2)
 
     async def load_weights(self, rank: int, weights: object, version: int) -> WeightReceipt:
         await asyncio.sleep(0)
@@ -132,6 +136,11 @@ class FakeFleet:
 
 def _with_reward(group: Group) -> Group:
     return replace(group, responses=tuple(replace(response, rewards={"harm": 0.25}) for response in group.responses))
+
+
+def _gated(group: Group, *, closed: bool) -> Group:
+    kept = tuple(response for response in group.responses if response.role is not Role.SAMPLE)
+    return replace(group, responses=kept) if closed else group
 
 
 def _with_distance(group: Group) -> Group:

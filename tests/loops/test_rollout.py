@@ -23,6 +23,7 @@ def make_rollout(
     num_samples: int = 2,
     num_prompts: int = 5,
     candidates: CandidateLists | None = None,
+    wants_references: bool = True,
     **sampling,
 ) -> Rollout:
     config = SamplingConfig(num_samples=max(num_samples, 1), **{"online_from_step": 0, "buffer_groups": 6, **sampling})
@@ -33,6 +34,7 @@ def make_rollout(
         groups_per_step=GROUPS,
         num_steps=num_steps,
         candidates=candidates,
+        wants_references=wants_references,
     )
 
 
@@ -177,6 +179,19 @@ def test_stopping_hands_every_waiting_learner_none():
         assert await waiting is None
         await rollout.close()
         assert rollout.buffer.ledger.outcomes == {Outcome.FAILED: GROUPS}
+
+    asyncio.run(scenario())
+
+
+def test_a_step_that_one_rank_has_is_handed_to_the_others_even_after_a_stop():
+    async def scenario():
+        rollout = make_rollout(FakeFleet(), num_steps=3, staleness=1)
+        await rollout.start()
+        first = await rollout.pull(0, timeout_s=5)
+        await rollout.stop()
+        assert await rollout.pull(0, timeout_s=5) == first, "else the ranks would wait for each other in a collective"
+        assert await rollout.pull(1, timeout_s=5) is None
+        await rollout.close()
 
     asyncio.run(scenario())
 

@@ -71,7 +71,20 @@ def make_plan_of(*overrides: str, num_prompts: int = 8) -> Plan:
     prompts = tuple(make_prompt(prompt_id) for prompt_id in range(num_prompts))
     data = LoadedData(prompts, (), (), cast(Any, None), None, 0, 0)
     nowhere = Path("nowhere")
-    return Plan(config, nowhere, nowhere, nowhere, "float32", "float32", (), data, (), (), ())
+    return Plan(
+        config=config,
+        model_path=nowhere,
+        rpos_path=nowhere,
+        rneg_path=nowhere,
+        sampler_dtype="float32",
+        learner_dtype="float32",
+        stop_ids=(),
+        data=data,
+        benign=(),
+        probes=None,
+        instructions=(),
+        instruction_tokens=0,
+    )
 
 
 # 4 groups of 2 answers of 10 tokens: 8 sequences, 26 tokens a group (3 + 3 + 20), 104 a step.

@@ -144,9 +144,9 @@ def test_a_device_is_counted_apart_from_its_host():
 def test_a_kv_cache_too_small_for_the_sequences_at_once_is_named_with_the_setting():
     plan = make_plan_of("learners.groups_per_step=4", "sampling.num_samples=3", "samplers.max_num_seqs=64")
     size = ModelSize(1000, 100, hidden_size=8, num_layers=2, kv_width=8)  # 2 * 2 * 8 * 4 = 128 bytes a token
-    longest = 256 + 256 + 64  # prompt, instruction, answer: 73,728 bytes a sequence
+    longest = 256 + 64  # prompt and answer: 40,960 bytes a sequence
     (warning,) = kv_cache_warnings(plan, size, Memory(kv_cache=5 * 128 * longest))
-    assert "holds 5 sequences of 576 tokens, and 12 run at once; raise samplers.kv_cache_gib" in warning
+    assert "holds 5 sequences of 320 tokens, and 12 run at once; raise samplers.kv_cache_gib" in warning
     assert list(kv_cache_warnings(plan, size, Memory(kv_cache=12 * 128 * longest))) == []
 
 
