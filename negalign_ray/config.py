@@ -13,6 +13,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 Dtype = Literal["auto", "bfloat16", "float32"]
+OBJECT_STORE_BYTES = 4 * 1024**3  # of a cluster started for one run; weights of two versions and the groups fit well
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"  # as Ray and Kubernetes spell labels
 LabelName = Annotated[str, Field(pattern=rf"^([a-z0-9.-]+/)?{_LABEL}$")]
 LabelValue = Annotated[str, Field(pattern=rf"^{_LABEL}$")]
@@ -454,6 +455,7 @@ class GuardsConfig(Section):
 class DeadlinesConfig(Section):
     """Longest wait for each remote call, in seconds. A miss names the role and raises StallError."""
 
+    place_s: NonNegativeFloat = 20.0  # a busy cluster gives room to all roles; one too small is refused at once
     start_s: PositiveFloat = 300.0  # a role starts and loads its model
     sample_s: PositiveFloat = 600.0  # one call of a sampler
     score_s: PositiveFloat = 120.0  # one call of a scorer

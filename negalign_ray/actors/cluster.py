@@ -2,42 +2,20 @@
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import ray
 
+from negalign_ray.actors.packing import Node, Placement, explain_missing, require_seats, require_whole_gpus, seat
 from negalign_ray.actors.plan import Plan
-from negalign_ray.config import Resources
+from negalign_ray.config import OBJECT_STORE_BYTES
 from negalign_ray.errors import PlacementError, RoleError
 
-OBJECT_STORE_BYTES = 4 * 1024**3  # of a cluster started for one run; weights of two versions and the groups fit well
-
-
-@dataclass(frozen=True)
-class Placement:
-    """What one role asks of the cluster."""
-
-    role: str
-    num: int
-    cpus: float
-    gpus: float
-    threads: int
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, role: str, num: int, section: Resources) -> "Placement":
-        return cls(role, num, section.cpus, section.gpus, section.threads, section.labels)
-
-
-@dataclass(frozen=True)
-class Node:
-    """What one node of the cluster has: `resources` by Ray's names ("CPU", "GPU"), and its labels."""
-
-    resources: Mapping[str, float]
-    labels: Mapping[str, str] = field(default_factory=dict)
+log = logging.getLogger(__name__)
 
 
 def placements(plan: Plan) -> list[Placement]:
@@ -53,11 +31,37 @@ def placements(plan: Plan) -> list[Placement]:
     return [Placement.of(role, num, section) for role, num, section in roles]
 
 
+def evaluation_placements(plan: Plan) -> list[Placement]:
+    """What the evaluation after training needs: the learners are gone, a judge and one model at a time are there."""
+    if not plan.config.evaluation.enabled:
+        return []
+    stay = [place for place in placements(plan) if place.role != "learner"]
+    return stay + _evaluators(plan)
+
+
+def answering_placements(plan: Plan) -> list[Placement]:
+    """What `negalign-ray evaluate` needs: one sampler answers, then a judge and one model at a time."""
+    samplers = next(place for place in placements(plan) if place.role == "sampler")
+    return [replace(samplers, num=1), *_evaluators(plan)]
+
+
+def _evaluators(plan: Plan) -> list[Placement]:
+    scorers, references = plan.config.scorers, plan.config.references
+    return [
+        Placement.of("evaluation scorer", 1, scorers),
+        Placement.of("evaluation reference", 1, references),
+    ]
+
+
 @contextmanager
-def cluster(plan: Plan) -> Iterator[None]:
-    """Join the cluster that this process is in or RAY_ADDRESS names, or start one here and stop it afterwards."""
+def cluster(plan: Plan, *, train: bool = True) -> Iterator[None]:
+    """Join the cluster that this process is in or RAY_ADDRESS names, or start one here and stop it afterwards.
+
+    PlacementError unless it can hold the run (`train`), or an evaluation alone.
+    """
     with shared_cluster():
-        require_room(placements(plan))
+        now, later = (placements(plan), evaluation_placements(plan)) if train else (answering_placements(plan), [])
+        require_room(now, later=later, patience_s=plan.config.deadlines.place_s)
         yield
 
 
@@ -122,34 +126,65 @@ def _start_error(error: Exception, address: str | None) -> RoleError:
     )
 
 
-def require_room(places: Sequence[Placement]) -> None:
-    """PlacementError unless the cluster could hold all of them at once."""
-    check_room(places, [Node(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]])
+def require_room(places: Sequence[Placement], *, patience_s: float, later: Sequence[Placement] = ()) -> None:
+    """PlacementError at once when the cluster cannot hold `places` together (or `later`, when those have ended), and
+    after `patience_s` when it could, but other work does not leave the room."""
+    require_whole_gpus((*places, *later))
+    nodes = live_nodes()
+    for phase in (places, later):
+        require_seats(phase, nodes)
+    wait_for_seats(places, free_nodes, patience_s=patience_s)
 
 
-def check_room(places: Sequence[Placement], nodes: Sequence[Node]) -> None:
-    """PlacementError unless every group of labelled nodes holds the roles that ask for it, and all nodes hold all.
+def wait_for_seats(
+    places: Sequence[Placement],
+    free: Callable[[], Sequence[Node]],
+    *,
+    patience_s: float,
+    pause: Callable[[float], None] = time.sleep,
+    every_s: float = 1.0,
+) -> None:
+    """Look again and again until `free` nodes hold all bundles; PlacementError after `patience_s`."""
+    for attempt in range(int(patience_s / every_s) + 1):
+        if attempt == 1:
+            log.info("the cluster is busy; waiting up to deadlines.place_s=%g s for room", patience_s)
+        if attempt:
+            pause(every_s)
+        seating = seat(places, nodes := free())
+        if seating.complete:
+            return
+    missing = explain_missing(seating, places, nodes, where="what other work leaves free of the cluster")
+    raise PlacementError(
+        f"{missing} An idle cluster would hold the run: wait for the other work to end, or raise "
+        f"deadlines.place_s={patience_s:g} s."
+    )
 
-    It compares sums: whether the parts also fit onto single nodes is left to Ray and `deadlines.start_s`.
-    """
-    selectors = {tuple(sorted(place.labels.items())) for place in places if place.labels}
-    for selector in sorted(selectors):
-        chosen = dict(selector)
-        there = [node for node in nodes if chosen.items() <= node.labels.items()]
-        _require_sum([place for place in places if place.labels == chosen], there, labels=chosen)
-    _require_sum(places, nodes, labels={})
+
+def live_nodes() -> list[Node]:
+    """Every live node with all that it has."""
+    return [
+        node_of(node["NodeManagerAddress"], node["Resources"], node.get("Labels") or {})
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
 
 
-def _require_sum(places: Sequence[Placement], nodes: Sequence[Node], *, labels: Mapping[str, str]) -> None:
-    for resource, attribute in (("CPU", "cpus"), ("GPU", "gpus")):
-        wanted = {place.role: place.num * getattr(place, attribute) for place in places}
-        there = sum(node.resources.get(resource, 0.0) for node in nodes)
-        if sum(wanted.values()) > there + 1e-9:
-            parts = ", ".join(f"{role}s {amount:g}" for role, amount in wanted.items() if amount)
-            asked = ",".join(f"{name}={value}" for name, value in labels.items())
-            holder = f"the {len(nodes)} node(s) with the labels {asked} have" if labels else "the cluster has"
-            more = f"add nodes (ray start --labels={asked})" if labels else "add nodes"
-            raise PlacementError(
-                f"the run asks for {sum(wanted.values()):g} {resource} ({parts}) and {holder} {there:g}; lower "
-                f"<role>.{attribute} or <role>.num, or {more}. Roles that take turns may share a core."
-            )
+def free_nodes() -> list[Node]:
+    """Every live node with what nobody has reserved. How free GPUs are cut up is unknown."""
+    from ray._private.state import available_resources_per_node  # the one source; Ray's own libraries read it here
+
+    free = available_resources_per_node()
+    return [
+        node_of(node["NodeManagerAddress"], free.get(node["NodeID"], {}), node.get("Labels") or {})
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def node_of(name: str, resources: Mapping[str, float], labels: Mapping[str, str]) -> Node:
+    """From Ray's names of resources. 2.4 GPUs are two whole devices and 0.4 of a third."""
+    gpus = resources.get("GPU", 0.0)
+    whole, share = int(gpus), gpus - int(gpus)
+    devices = (1.0,) * whole + ((share,) if share else ())
+    memory = resources.get("memory")
+    return Node(name, resources.get("CPU", 0.0), devices, None if memory is None else int(memory), labels=labels)

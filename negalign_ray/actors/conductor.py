@@ -11,12 +11,11 @@ import ray
 from negalign_ray.actors.fleet import RayFleet
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.processes import open_log
+from negalign_ray.actors.wiring import make_orders, make_rollout
 from negalign_ray.errors import NegalignError, StallError
 from negalign_ray.loops.behaviours import samples_are_bad
-from negalign_ray.loops.candidates import CandidateLists
 from negalign_ray.loops.guards import Firing, Guards
 from negalign_ray.loops.merge import merge_reports
-from negalign_ray.loops.orders import OrderFactory
 from negalign_ray.loops.roles import Batch, StepReport
 from negalign_ray.loops.rollout import Rollout
 from negalign_ray.metrics import MetricsWriter
@@ -58,14 +57,7 @@ class Conductor:
                 contexts[key] = chat.prompt_ids(prompt.messages, instruction)
             return contexts[key]
 
-        orders = OrderFactory(
-            plan.data.train,
-            instructions=plan.instructions,
-            num_samples=plan.num_samples,
-            seed=config.run.seed,
-            context_ids=context_ids,
-        )
-        self._orders = orders
+        self._orders = make_orders(plan, context_ids=context_ids)
         self._rollout: Rollout | None = None
         self._reports: dict[int, list[StepReport]] = {}
         self._step = 0
@@ -79,20 +71,7 @@ class Conductor:
     async def ready(self) -> bool:
         """Waits for every role; the rollout loop itself waits for `start`."""
         await asyncio.to_thread(self._fleet.wait_until_ready)
-        config, kept = self._config, self._plan.candidates
-        self._rollout = Rollout(
-            fleet=self._fleet,
-            orders=self._orders,
-            config=config.sampling,
-            groups_per_step=config.learners.groups_per_step,
-            num_steps=config.learners.steps,
-            orders_per_wave=config.samplers.orders_per_call,
-            wants_scores=bool(config.scorers.heads),
-            wants_references=self._plan.needs.references,
-            references_follow=config.references.follow == "snapshot",
-            wants_guide=config.uses_guide,
-            candidates=CandidateLists(max_lists=kept.max_lists) if kept else None,
-        )
+        self._rollout = make_rollout(self._plan, fleet=self._fleet, orders=self._orders)
         return True
 
     async def start(self) -> None:

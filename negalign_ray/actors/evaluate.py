@@ -36,7 +36,7 @@ def evaluate(config: Config, *, on_status: OnStatus = ignore_status) -> dict[str
     plan = replace(plan, config=in_own_folder(plan.config))
     folder = plan.config.run_dir
     (folder / "config.yaml").write_text(dump_config(plan.config))
-    with cluster(plan):
+    with cluster(plan, train=False):
         summary = _evaluate(plan, on_status)
     summary |= {"model": str(plan.model_path), "folder": str(folder)}
     write_summary(folder, summary)

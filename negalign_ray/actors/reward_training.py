@@ -16,7 +16,8 @@ import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from negalign_ray.actors.cluster import Placement, require_room, shared_cluster
+from negalign_ray.actors.cluster import require_room, shared_cluster
+from negalign_ray.actors.packing import Placement
 from negalign_ray.actors.processes import Background, open_log, thread_environment
 from negalign_ray.actors.reward_plan import RewardPlan, make_reward_plan
 from negalign_ray.data.answers import write_unpaired
@@ -60,7 +61,7 @@ def train_reward(
     _prepare_folder(plan)
     learners = config.learners
     with shared_cluster():
-        require_room([Placement.of("learner", learners.num, learners)])
+        require_room([Placement.of("learner", learners.num, learners)], patience_s=config.deadlines.place_s)
         on_progress("starting", {})
         _watch(Background(_make_trainer(plan).fit), plan, on_progress)
     return json.loads((plan.out / REPORT_FILE).read_text(encoding="utf-8"))

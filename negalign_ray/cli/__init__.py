@@ -16,7 +16,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from negalign_ray import __version__
-from negalign_ray.errors import ConfigError, NegalignError
+from negalign_ray.errors import ConfigError, NegalignError, PlacementError
 
 if TYPE_CHECKING:
     from negalign_ray.config import Config
@@ -262,6 +262,41 @@ def bench(
     figures = run(_load(preset, config, overrides), sections=sections)
     out.print_json(data=figures)
     _write_json(json_file, figures)
+
+
+@app.command()
+def plan(
+    config: Annotated[Path | None, typer.Argument(help="YAML file, merged over the preset.")] = None,
+    preset: Preset = None,
+    overrides: Overrides = None,
+    cluster: Annotated[
+        str | None, typer.Option(help='Instead of RAY_ADDRESS or this machine: "2x(8cpu,64gb,1gpu)".')
+    ] = None,
+    bench_files: Annotated[
+        list[Path] | None, typer.Option("--bench", help="Figures of `negalign-ray bench --json FILE`. Repeatable.")
+    ] = None,
+    simulate: Annotated[bool, typer.Option("--simulate", help="Simulate the run; needs --bench.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Who would sit where, the memory of each role, and with --bench the time of a step. Starts nothing."""
+    from negalign_ray.cli.planning import show_plan
+
+    settings = _load(preset, config, overrides)
+    figures = show_plan(settings, cluster=cluster, bench=bench_files or [], simulate=simulate, out=out)
+    _write_json(json_file, figures)
+    if figures["missing"]:
+        raise PlacementError(figures["missing"])
+
+
+@app.command()
+def doctor(json_file: Json = None) -> None:
+    """Look at this machine: versions, memory, disk, GPUs, the cluster. Exits with 1 where something is broken."""
+    from negalign_ray.cli.doctor import show_findings
+
+    findings = show_findings(out=out, err=err)
+    _write_json(json_file, findings)
+    if any(finding["level"] == "problem" for finding in findings):
+        raise typer.Exit(1)
 
 
 @data_app.command("check")

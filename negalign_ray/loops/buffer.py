@@ -10,7 +10,7 @@ answers get no head start over long ones.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -76,13 +76,14 @@ class SlotBuffer:
         self.capacity = capacity
         self.ledger = OrderLedger()
         self._slots: dict[int, _Slot] = {}
+        self._num_ready: Counter[int] = Counter()  # step -> filled slots: asked at every change, by every rank
 
     def __len__(self) -> int:
         return len(self._slots)
 
     @property
     def num_ready(self) -> int:
-        return sum(slot.handle is not None for slot in self._slots.values())
+        return self._num_ready.total()
 
     def has_room_for_step(self) -> bool:
         return len(self._slots) + self.groups_per_step <= self.capacity
@@ -105,26 +106,26 @@ class SlotBuffer:
         assert entry.order.order_id == handle.card.order_id, f"slot {slot}: wrong order"
         assert entry.handle is None, f"slot {slot} is filled already"
         entry.handle = handle
+        self._num_ready[self.step_of(slot)] += 1
 
     def drop(self, slot: int, outcome: Outcome) -> Order:
         """End the slot's order and leave the slot waiting for a new one; returns the order that ended."""
         entry = self._slots[slot]
         assert entry.order is not None, f"slot {slot} has nothing to drop"
         assert not entry.taken, f"slot {slot} is being trained on"
+        if entry.handle is not None:
+            self._num_ready[self.step_of(slot)] -= 1
         order, entry.order, entry.handle = entry.order, None, None
         self.ledger.end(order.order_id, outcome)
         return order
 
-    def stale_slots(self, step: int, oldest_allowed: int) -> list[int]:
-        """Ready slots of `step` written by a version older than allowed."""
-        return [
-            slot
-            for slot, handle in self._ready(step)
-            if handle.card.weight_version is not None and handle.card.weight_version < oldest_allowed
-        ]
+    def stale_slots(self, slots: Iterable[int], oldest_allowed: int) -> list[int]:
+        """Those of the filled `slots` that were written by a version older than allowed."""
+        versions = ((slot, handle.card.weight_version) for slot in slots if (handle := self._slots[slot].handle))
+        return [slot for slot, version in versions if version is not None and version < oldest_allowed]
 
     def is_ready(self, step: int) -> bool:
-        return sum(1 for _ in self._ready(step)) == self.groups_per_step
+        return self._num_ready[step] == self.groups_per_step
 
     def take(self, step: int) -> tuple[Handle, ...]:
         """The batch of `step` in slot order. May be called again (every rank asks) until the step is trained."""
@@ -148,6 +149,7 @@ class SlotBuffer:
             assert entry.taken, f"slot {slot} was trained but never taken"
             assert entry.order is not None, f"slot {slot} was taken without an order"
             self.ledger.end(entry.order.order_id, Outcome.TRAINED)
+        del self._num_ready[step]
 
     def give_up(self) -> None:
         """End every open order as failed; the run is over."""
@@ -155,6 +157,7 @@ class SlotBuffer:
             if entry.order is not None:
                 self.ledger.end(entry.order.order_id, Outcome.FAILED)
         self._slots.clear()
+        self._num_ready.clear()
 
     def _ready(self, step: int) -> Iterator[tuple[int, Handle]]:
         for slot in self.slots_of(step):

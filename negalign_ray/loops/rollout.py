@@ -231,9 +231,11 @@ class Rollout:
         if handles:
             self._failures_in_a_row = 0
         filled = [(slot, handle) for (slot, _), handle in zip(wave, handles, strict=True)]
-        for slot, handle in await self._guide(filled) if self._wants_guide else filled:
+        if self._wants_guide:
+            filled = await self._guide(filled)  # of an iteration, whose steps allow one and the same version
+        for slot, handle in filled:
             self.buffer.fill(slot, handle)
-        stale = self.buffer.stale_slots(step, self.schedule.oldest_allowed(step))
+        stale = self.buffer.stale_slots([slot for slot, _ in filled], self.schedule.oldest_allowed(step))
         self._order_again(rank, stale, Outcome.DROPPED_STALE)
         await self._notify()
 

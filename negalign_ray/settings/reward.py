@@ -69,6 +69,7 @@ class RewardLearnersConfig(Resources):
 class RewardDeadlines(Section):
     """Longest waits in seconds; a miss raises StallError instead of waiting for ever."""
 
+    place_s: NonNegativeFloat = 20.0  # a busy cluster gives room to all ranks; one too small is refused at once
     start_s: PositiveFloat = 300.0  # until every rank has loaded the backbone
     step_s: PositiveFloat = 600.0  # between two signs of life, and for one collective call among the ranks
 

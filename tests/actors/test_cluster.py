@@ -1,10 +1,14 @@
 """A cluster of one's own is started beside any other, and a cluster that does not come up says what to do."""
 
+import time
+
 import pytest
+import ray
 from ray._private.services import canonicalize_bootstrap_address
 
-from negalign_ray.actors.cluster import init_settings, start_ray
-from negalign_ray.errors import RoleError
+from negalign_ray.actors.cluster import init_settings, live_nodes, require_room, start_ray
+from negalign_ray.actors.packing import Placement
+from negalign_ray.errors import PlacementError, RoleError
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +63,34 @@ def test_ctrl_c_while_ray_starts_stays_ctrl_c():
 
     with pytest.raises(KeyboardInterrupt):
         start_ray(init=init)
+
+
+# Room on a live cluster
+
+
+@ray.remote
+class Idle:
+    def ready(self) -> bool:
+        return True
+
+
+def ask(cpus: float) -> Placement:
+    return Placement("sampler", 1, cpus, gpus=0.0, threads=1)
+
+
+@pytest.mark.real
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_cluster_too_small_is_refused_at_once_and_a_busy_one_after_the_deadline():
+    (node,) = live_nodes()
+    started = time.monotonic()
+    with pytest.raises(PlacementError, match=r"no place for 1 of 1 sampler bundle.*no node holds even one"):
+        require_room([ask(node.cpus + 1)], patience_s=60)
+    assert time.monotonic() - started < 5
+
+    require_room([ask(node.cpus)], patience_s=10)
+    busy = Idle.options(num_cpus=node.cpus).remote()
+    ray.get(busy.ready.remote(), timeout=60)
+    with pytest.raises(PlacementError, match=r"What other work leaves free.*deadlines\.place_s=2 s"):
+        require_room([ask(node.cpus)], patience_s=2)
+    ray.kill(busy)
+    require_room([ask(node.cpus)], patience_s=10)

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from negalign_ray.actors.cluster import placements
-from negalign_ray.actors.dry_run import BYTES, PROCESS_BYTES, ModelSize, batch_lines, learner_bytes, role_bytes
+from negalign_ray.actors.dry_run import batch_lines
+from negalign_ray.actors.memory import BYTES, PROCESS_BYTES, ModelSize, learner_memory, role_memory
 from negalign_ray.actors.plan import make_plan
 from negalign_ray.actors.run import dry_run
 from negalign_ray.config import LearnersConfig
@@ -24,7 +25,7 @@ LOGITS_FP32 = 1024 * 1000 * (BYTES["float32"] + 4)
 )
 def test_learner_memory_follows_the_zero_stages(stage, ranks, expected_bytes_per_param):
     config = LearnersConfig(num=ranks, zero_stage=stage)
-    needed = learner_bytes(BILLION, config, "float32")
+    needed = learner_memory(BILLION, config, "float32").total
     assert needed == pytest.approx(expected_bytes_per_param * 1e9 + LOGITS_FP32 + PROCESS_BYTES)
 
 
@@ -77,7 +78,7 @@ def test_ld_align_starts_a_guide_reads_its_distances_and_tells_its_iterations(to
     plan = make_plan(toy_config('method={"name": "ld_align"}', *iterations, *data))
     assert [place.role for place in placements(plan)] == ["sampler", "learner", "scorer", "reference", "guide"]
     assert plan.reward == RewardSource("latent_distance")
-    assert role_bytes(plan)["guide"] > PROCESS_BYTES
+    assert role_memory(plan)["guide"].total > PROCESS_BYTES
     assert "a new snapshot every 2 steps, which the references follow" in "\n".join(batch_lines(plan))
 
     constant = make_plan(toy_config('method={"name": "ld_align", "weight_mode": "constant"}', *iterations, *data))

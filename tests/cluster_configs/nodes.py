@@ -8,7 +8,7 @@ import yaml
 from ray._private.label_utils import parse_node_labels_string
 from ray.scripts.scripts import start
 
-from negalign_ray.actors.cluster import Node, Placement, check_room
+from negalign_ray.actors.packing import Node, Placement, require_seats
 from negalign_ray.settings import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,4 +31,4 @@ def require_room_for_a_run(nodes: list[Node], *, roles: str, num_samplers: int, 
     counts = [f"samplers.num={num_samplers}", f"learners.num={num_learners}"]
     config = load_config(preset="d2o", file=CONFIGS / roles, overrides=counts)
     sections = {"sampler": config.samplers, "learner": config.learners, "reference": config.references}
-    check_room([Placement.of(role, section.num, section) for role, section in sections.items()], nodes)
+    require_seats([Placement.of(role, section.num, section) for role, section in sections.items()], nodes)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from negalign_ray.actors.cluster import Node
+from negalign_ray.actors.cluster import node_of
 from tests.cluster_configs.nodes import CONFIGS, DOCKER, ROLES, ROOT, load_yaml, ray_start, require_room_for_a_run
 
 DOCKERFILES = sorted(DOCKER.glob("Dockerfile.*"))
@@ -148,7 +148,10 @@ def test_compose_starts_a_head_and_a_worker_of_each_role():
 
 
 def test_compose_holds_the_quickstart():
-    nodes = [Node({"CPU": started(service)["num_cpus"]}, started(service)["labels"]) for service in services().values()]
+    nodes = [
+        node_of(name, {"CPU": started(service)["num_cpus"]}, started(service)["labels"])
+        for name, service in services().items()
+    ]
     require_room_for_a_run(nodes, roles="roles.yaml", num_samplers=1, num_learners=1)
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
-from negalign_ray.actors.cluster import Node
+from negalign_ray.actors.cluster import node_of
 from tests.cluster_configs.nodes import CONFIGS, ROLES, ROOT, load_yaml, require_room_for_a_run
 
 # Fields of the CRDs of KubeRay 1.6.2 (ray.io/v1), and of the parts of core/v1 and networking.k8s.io/v1 that are used:
@@ -143,11 +143,11 @@ def test_each_role_has_a_group_of_its_own_that_scales_by_itself(spec):
 
 @each_spec
 def test_the_groups_hold_a_run(spec):
-    nodes = [Node({"CPU": 4})]
+    nodes = [node_of("head", {"CPU": 4}, {})]
     for group in spec["workerGroupSpecs"]:
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         has = {"CPU": float(limits["cpu"]), "GPU": limits["nvidia.com/gpu"]}
-        nodes += [Node(has, group["labels"])] * group["replicas"]
+        nodes += [node_of(group["groupName"], has, group["labels"])] * group["replicas"]
     require_room_for_a_run(nodes, roles="roles_gpu.yaml", num_samplers=2, num_learners=1)
 
 

@@ -32,8 +32,8 @@ def test_every_rank_may_take_the_same_batch_and_training_frees_the_room():
 
 
 def test_only_groups_written_by_too_old_versions_are_stale():
-    assert filled_buffer(versions=(3, 5)).stale_slots(0, oldest_allowed=4) == [0]
-    assert filled_buffer(versions=(None, 4)).stale_slots(0, oldest_allowed=4) == []
+    assert filled_buffer(versions=(3, 5)).stale_slots([0, 1], oldest_allowed=4) == [0]
+    assert filled_buffer(versions=(None, 4)).stale_slots([0, 1], oldest_allowed=4) == []
 
 
 def test_a_dropped_order_leaves_its_slot_waiting():

@@ -1,0 +1,34 @@
+"""The rollout loop as a plan wants it: the conductor puts Ray actors behind it, a simulation made-up ones."""
+
+from negalign_ray.actors.plan import Plan
+from negalign_ray.loops.candidates import CandidateLists
+from negalign_ray.loops.orders import ContextIds, OrderFactory
+from negalign_ray.loops.roles import Fleet
+from negalign_ray.loops.rollout import Rollout
+
+
+def make_orders(plan: Plan, *, context_ids: ContextIds) -> OrderFactory:
+    return OrderFactory(
+        plan.data.train,
+        instructions=plan.instructions,
+        num_samples=plan.num_samples,
+        seed=plan.config.run.seed,
+        context_ids=context_ids,
+    )
+
+
+def make_rollout(plan: Plan, *, fleet: Fleet, orders: OrderFactory) -> Rollout:
+    config, kept = plan.config, plan.candidates
+    return Rollout(
+        fleet=fleet,
+        orders=orders,
+        config=config.sampling,
+        groups_per_step=config.learners.groups_per_step,
+        num_steps=config.learners.steps,
+        orders_per_wave=config.samplers.orders_per_call,
+        wants_scores=bool(config.scorers.heads),
+        wants_references=plan.needs.references,
+        references_follow=config.references.follow == "snapshot",
+        wants_guide=config.uses_guide,
+        candidates=CandidateLists(max_lists=kept.max_lists) if kept else None,
+    )

@@ -1,0 +1,5 @@
+"""Runs on the toy model, as the tests of the actors configure them."""
+
+from tests.actors.conftest import toy_config
+
+__all__ = ["toy_config"]
