@@ -438,6 +438,17 @@ class GuardsConfig(Section):
     benign_every: PositiveInt = 10  # steps between two such measurements
 
 
+class CheckpointsConfig(Section):
+    """What a run can be resumed from (docs/resume.md), in <run>/checkpoints."""
+
+    every: NonNegativeInt = 50  # optimizer steps between two; 0 = only when the run is stopped early
+    keep_last: PositiveInt = 2  # newest ones that stay; older ones are deleted
+    keep_best: str | None = None  # a metric, e.g. learner/loss, whose best checkpoint stays as well
+    best_is: Literal["lowest", "highest"] = "lowest"  # of that metric
+    keep_finished: bool = False  # true = a run that took all its steps keeps them; else nothing is left to resume
+    url: str | None = None  # every checkpoint is also copied there while the run goes on: any URL that fsspec opens
+
+
 class DeadlinesConfig(Section):
     """Longest wait for each remote call, in seconds. A miss names the role and raises StallError."""
 
@@ -448,6 +459,8 @@ class DeadlinesConfig(Section):
     pull_s: PositiveFloat = 1800.0  # a learner waits for its batch
     weights_s: PositiveFloat = 120.0  # a sampler, or a reference that follows, loads and confirms new weights
     guide_s: PositiveFloat = 1200.0  # the guide is fitted on one iteration and measures its distances
+    checkpoint_s: PositiveFloat = 600.0  # a checkpoint is written
+    upload_s: PositiveFloat = 1800.0  # a checkpoint is copied to checkpoints.url
 
 
 class Config(Section):
@@ -463,6 +476,7 @@ class Config(Section):
     guide: GuideConfig = GuideConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     guards: GuardsConfig = GuardsConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
     deadlines: DeadlinesConfig = DeadlinesConfig()
 
     @property
