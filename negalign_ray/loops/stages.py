@@ -1,6 +1,7 @@
 """Where the time of a step went: busy seconds and tokens per stage, as the roles measured them."""
 
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 
 
 class StageClock:
@@ -21,6 +22,15 @@ class StageClock:
 
     def tokens(self, step: int, stage: str) -> int:
         return self._tokens.get((step, stage), 0)
+
+    def entries(self) -> Iterator[tuple[int, str, tuple[float, ...], int]]:
+        """(step, stage, busy seconds of its waves, tokens)."""
+        for (step, stage), busy_s in self._busy_s.items():
+            yield step, stage, tuple(busy_s), self._tokens[step, stage]
+
+    def restore(self, step: int, stage: str, busy_s: Iterable[float], num_tokens: int) -> None:
+        self._busy_s[step, stage] = list(busy_s)
+        self._tokens[step, stage] = num_tokens
 
     def forget_before(self, step: int) -> None:
         for table in (self._busy_s, self._tokens):
