@@ -13,6 +13,9 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 Dtype = Literal["auto", "bfloat16", "float32"]
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"  # as Ray and Kubernetes spell labels
+LabelName = Annotated[str, Field(pattern=rf"^([a-z0-9.-]+/)?{_LABEL}$")]
+LabelValue = Annotated[str, Field(pattern=rf"^{_LABEL}$")]
 LATENT_DISTANCE = "latent_distance"  # what the guide writes beside the scores of the heads
 
 
@@ -182,8 +185,14 @@ MethodConfig = Annotated[
 class RewardGate(Section):
     """Drops samples that a head finds harmful, so that anchors are non-negative. [choice]"""
 
-    head: str
-    max_score: float
+    head: str  # the entry of scorers.heads that decides
+    max_score: float | None = None  # for a head of direction harm: samples above it are dropped
+    min_score: float | None = None  # for a head of direction help: samples below it are dropped
+
+    def passes(self, score: float) -> bool:
+        too_low = self.min_score is not None and score < self.min_score
+        too_high = self.max_score is not None and score > self.max_score
+        return not (too_low or too_high)
 
 
 class SamplingConfig(Section):
@@ -209,6 +218,7 @@ class Resources(Section):
     cpus: NonNegativeFloat = 0.9  # Ray resource per actor (may be fractional)
     gpus: NonNegativeFloat = 0.0  # Ray resource per actor (may be fractional)
     threads: PositiveInt = 1  # compute threads; roles that alternate may each use every core
+    labels: dict[LabelName, LabelValue] = {}  # Ray node labels: the actors run only on nodes that carry them
 
 
 class SamplersConfig(Resources):
@@ -307,7 +317,6 @@ class GuideConfig(Resources):
 class LoRAConfig(Section):
     r: PositiveInt = 16
     alpha: PositiveFloat = 32.0
-    dropout: Fraction = 0.0
     target_modules: str | tuple[str, ...] = "all-linear"
 
 
@@ -348,6 +357,14 @@ class EvaluationConfig(Section):
     @model_validator(mode="after")
     def _names_are_unique(self):
         return _require_unique_heads(self, "evaluation")
+
+
+class FollowConfig(Section):
+    """Fixed human answers whose log-prob under the policy is measured while it trains: the same for every method."""
+
+    num_rows: NonNegativeInt = 8  # of each kind: held-out negatives, held-out good answers, benign answers (at best
+    # none that the evaluation asks); 0 = nothing is followed, and the guard benign_logprob sleeps
+    every: PositiveInt = 10  # optimizer steps between two measurements; each costs one forward of all of them
 
 
 class Guard(Section):
@@ -432,10 +449,6 @@ class GuardsConfig(Section):
     openings: OpeningsGuard = OpeningsGuard()
     length: LengthGuard = LengthGuard()
     reward_drift: RewardDriftGuard = RewardDriftGuard()
-    num_benign: NonNegativeInt = (
-        8  # benign rows whose log-prob is followed, at best none that evaluation asks; 0 = none
-    )
-    benign_every: PositiveInt = 10  # steps between two such measurements
 
 
 class CheckpointsConfig(Section):
@@ -463,6 +476,23 @@ class DeadlinesConfig(Section):
     upload_s: PositiveFloat = 1800.0  # a checkpoint is copied to checkpoints.url
 
 
+def _require_gate_of_a_head(gate: RewardGate, heads: tuple[HeadConfig, ...]) -> None:
+    """ValueError unless the gate's bound is on the bad side of its head's scores, and only there."""
+    head = next((head for head in heads if head.name == gate.head), None)
+    if head is None:
+        raise ValueError(
+            f"sampling.reward_gate.head={gate.head!r} is not one of scorers.heads {[head.name for head in heads]}."
+        )
+    bound, other = ("max_score", "min_score") if head.direction == "harm" else ("min_score", "max_score")
+    if getattr(gate, bound) is None or getattr(gate, other) is not None:
+        dropped = "high" if head.direction == "harm" else "low"
+        raise ValueError(
+            f"sampling.reward_gate has max_score={gate.max_score} and min_score={gate.min_score}, but its head "
+            f"{head.name!r} is of direction {head.direction}: the gate drops {dropped} scores. Set "
+            f"sampling.reward_gate.{bound} alone, or correct the direction of the head."
+        )
+
+
 class Config(Section):
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
@@ -475,6 +505,7 @@ class Config(Section):
     learners: LearnersConfig = LearnersConfig()
     guide: GuideConfig = GuideConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    follow: FollowConfig = FollowConfig()
     guards: GuardsConfig = GuardsConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     deadlines: DeadlinesConfig = DeadlinesConfig()
@@ -513,10 +544,8 @@ class Config(Section):
                 f"sampling.min_samples={sampling.min_samples} exceeds sampling.num_samples={sampling.num_samples}."
             )
         heads = [head.name for head in self.scorers.heads]
-        if sampling.reward_gate and sampling.reward_gate.head not in heads:
-            raise ValueError(
-                f"sampling.reward_gate.head={sampling.reward_gate.head!r} is not one of scorers.heads {heads}."
-            )
+        if sampling.reward_gate:
+            _require_gate_of_a_head(sampling.reward_gate, self.scorers.heads)
         if LATENT_DISTANCE in heads:
             raise ValueError(
                 f"scorers.heads: the name {LATENT_DISTANCE!r} is what the guide's distances are stored under; rename."

@@ -87,8 +87,18 @@ METRICS: dict[str, Metric] = {
     "learner/benign_logprob_nats": Metric(
         "nats/token",
         "Log-prob per token of a fixed few good answers to benign prompts, before the step's update; measured every "
-        "guards.benign_every steps.",
+        "follow.every steps.",
         "Falls by 0.5: perplexity is up by two thirds; stop earlier, lower learners.lr.",
+    ),
+    "learner/heldout_negative_logprob_nats": Metric(
+        "nats/token",
+        "The same of a fixed few held-out negatives. Measured alike for every method.",
+        "Not falling: nothing is learned. Falls as the next one does: the style of both is being unlearned.",
+    ),
+    "learner/heldout_positive_logprob_nats": Metric(
+        "nats/token",
+        "The same of a fixed few held-out good answers, where the data has any.",
+        "Falls with the one before.",
     ),
     "learner/rank_nats": Metric(
         "nats/token",
@@ -97,8 +107,13 @@ METRICS: dict[str, Metric] = {
     ),
     "learner/best_token_nll_nats": Metric(
         "nats/token",
-        "NEAT, RRHF, CLHA, PRO: negative log-prob of the best candidate per token; its exponential is the perplexity.",
+        "NEAT, RRHF, CLHA, PRO: negative log-prob of the best candidate per token.",
         "Rising: diverging. Near 0: the model repeats itself, and its own answers are the best ones.",
+    ),
+    "learner/best_perplexity": Metric(
+        ">= 1",
+        "Its exponential, of the mean over the step's groups.",
+        "As above; near 1 instead of near 0.",
     ),
     "learner/ranked_pairs_frac": Metric(
         "0..1",
@@ -279,9 +294,16 @@ METRICS: dict[str, Metric] = {
         "Near the negatives' score: the head cannot tell them apart.",
     ),
     # reference
-    "reference/busy_s": Metric("s", "Seconds spent on reference log-probs.", "Above learner/step_s: add references."),
+    "reference/busy_s": Metric(
+        "s",
+        "Seconds spent on reference log-probs; of references that share a wave, the busiest one's.",
+        "Above learner/step_s: add references.",
+    ),
     "reference/cache_hits_frac": Metric(
-        "0..1", "Share of responses whose log-prob was remembered.", "0 after the first epoch: cache_size too small."
+        "0..1",
+        "Share of the step's log-probs (one per response and reference model) that needed no computing: priced before, "
+        "or met before in the same call. Groups dropped later count too.",
+        "0 after the first pass over the data: references.cache_size is too small.",
     ),
     # guide (LD-Align): in the row of an iteration's first step, over that iteration
     "guide/fit_loss_nats": Metric(
@@ -321,14 +343,31 @@ METRICS: dict[str, Metric] = {
         "count", "Groups dropped because they were too old.", "Rising: raise sampling.staleness or add samplers."
     ),
     "conductor/dropped_gate": Metric(
-        "count", "Groups dropped by the reward gate.", "Most of them: sampling.reward_gate.max_score is too strict."
+        "count", "Groups dropped by the reward gate.", "Most of them: sampling.reward_gate is too strict."
     ),
     "conductor/dropped_empty": Metric(
         "count",
         "Groups left with fewer than sampling.min_samples usable samples.",
         "Rising: samples repeat (collapse).",
     ),
-    "conductor/failed": Metric("count", "Orders given up after sampling.max_attempts.", "Above 0: read the role logs."),
+    "conductor/samples_dropped": Metric(
+        "count",
+        "Own answers left out so far because they were empty or repeated another answer to their prompt.",
+        "A growing share of all answers: the model repeats itself (collapse), or sampling.temperature is too low.",
+    ),
+    "conductor/samples_gated": Metric(
+        "count",
+        "Own answers left out so far by the reward gate.",
+        "Most of them: sampling.reward_gate is too strict. 0: it never closes, and could as well be null.",
+    ),
+    "conductor/samplers_replaced": Metric(
+        "count",
+        "Samplers replaced so far, because they failed, stalled or did not confirm their weights.",
+        "Above 0: see logs/sampler-*.log.",
+    ),
+    "conductor/failed": Metric(
+        "count", "Orders that ended so far because a reward head failed for good.", "Above 0: read the scorer's log."
+    ),
     "conductor/reissued": Metric(
         "count", "Orders issued again after a sampler failed.", "Rising: see logs/sampler-*.log."
     ),

@@ -134,6 +134,7 @@ class Group:
             weight_version=self.weight_version,
             num_tokens=self.num_tokens,
             responses=tuple(ResponseCard.of(response) for response in self.responses),
+            prompt_id=self.prompt.prompt_id,
         )
 
 
@@ -175,6 +176,7 @@ class GroupCard:
     weight_version: int | None
     num_tokens: int
     responses: tuple[ResponseCard, ...]
+    prompt_id: int
 
     @property
     def fresh_samples(self) -> tuple[ResponseCard, ...]:

@@ -6,6 +6,8 @@ from negalign_ray.errors import ConfigError
 from negalign_ray.settings import load_config
 
 HEAD = '{"name": "a", "kind": "python", "target": "m:f"}'
+GATE = 'sampling.reward_gate={{"head": "a", {}}}'
+HEADS_OF = 'scorers.heads=[{{"name": "a", "kind": "python", "target": "m:f", "direction": "{}"}}]'
 ITERATIONS = ("sampling.schedule=interval", "sampling.online_from_step=0")
 CONTRADICTIONS = [
     (("learners.num=4", "learners.groups_per_step=2"), r"learners\.groups_per_step=2 gives some of the 4 ranks"),
@@ -17,6 +19,17 @@ CONTRADICTIONS = [
     (("sampling.min_samples=12", "sampling.num_samples=11"), r"sampling\.min_samples=12 exceeds"),
     (("sampling.num_samples=-1",), r"sampling\.num_samples=-1: must be greater than or equal to 0"),
     (('sampling.reward_gate={"head": "harm", "max_score": 0.5}',), r"reward_gate\.head='harm' is not one of"),
+    (
+        (GATE.format('"max_score": 0.5'), HEADS_OF.format("help")),
+        r"max_score=0\.5 and min_score=None, but its head 'a' is of direction help: the gate drops low scores\. Set "
+        r"sampling\.reward_gate\.min_score alone",
+    ),
+    (
+        (GATE.format('"min_score": 0.5'), HEADS_OF.format("harm")),
+        r"'a' is of direction harm: the gate drops high scores\. Set sampling\.reward_gate\.max_score alone",
+    ),
+    ((GATE.format('"min_score": 0, "max_score": 1'), HEADS_OF.format("harm")), r"reward_gate\.max_score alone"),
+    ((GATE.format('"max_score": null'), HEADS_OF.format("harm")), r"max_score=None and min_score=None"),
     (
         ('method={"name": "neat"}',),
         r"method\.reward_head='reward' is not one of scorers\.heads \[\]: neat ranks .*train-reward",
@@ -70,3 +83,8 @@ def test_self_play_presets_play_three_iterations_against_their_own_snapshots(pre
     assert config.learners.steps == 3 * sampling.refresh_every
     assert config.references.follow == "snapshot"
     assert (config.method.beta, config.learners.lr) == (0.1, 5e-7)
+
+
+def test_a_gate_with_the_bound_of_its_head_s_direction_is_accepted():
+    overrides = [GATE.format('"min_score": 0.5'), HEADS_OF.format("help")]
+    assert load_config(preset="d2o", overrides=overrides).sampling.reward_gate.min_score == 0.5

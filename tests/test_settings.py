@@ -252,7 +252,8 @@ HEADS = st.lists(HEAD, min_size=1, max_size=3, unique_by=lambda head: head.name)
 @st.composite
 def configs(draw: st.DrawFn) -> Config:
     heads = draw(HEADS)
-    gate = st.builds(RewardGate, head=st.just(heads[0].name), max_score=st.floats(allow_nan=False))
+    bound = "max_score" if heads[0].direction == "harm" else "min_score"
+    gate = st.builds(RewardGate, head=st.just(heads[0].name), **{bound: st.floats(allow_nan=False)})
     method = st.one_of(
         st.builds(D2OConfig, alpha=POSITIVE, beta=POSITIVE), st.builds(DPOConfig, beta=POSITIVE), st.just(SFTConfig())
     )

@@ -154,10 +154,7 @@ def write_report(comparison: Comparison) -> dict[str, Any]:
     _write(out / "compare.json", report)
     (out / "compare.md").write_text(comparison_markdown(report), encoding="utf-8")
     (out / "compare.csv").write_text(comparison_csv(report), encoding="utf-8")
-    try:
-        draw(report, out / "compare.png")
-    except ImportError:
-        log.warning("no compare.png: matplotlib is not installed (`pip install matplotlib`, then call compare again)")
+    draw(report, out / "compare.png")
     return report
 
 

@@ -23,6 +23,7 @@ from negalign_ray.actors.scorer import Scorer
 from negalign_ray.errors import NonFiniteError, RoleError, ScoreError
 from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.fitting import control_warning
+from negalign_ray.loops.prices import price_by_prompt
 from negalign_ray.loops.roles import StageResult
 from negalign_ray.records import Generation, Group, Order, SampleRequest, SamplingSpec, WeightReceipt
 
@@ -31,7 +32,7 @@ ActorHandle = Any
 
 
 class Pool:
-    """Interchangeable actors of one role, used in turn."""
+    """Interchangeable actors of one role, used in turn (references: by prompt, for what they remember)."""
 
     def __init__(self, role: str, make: Callable[[int], ActorHandle], num: int) -> None:
         self.role, self.make = role, make
@@ -106,13 +107,22 @@ class RayFleet:
 
     async def price(self, handles: Sequence[Handle]) -> StageResult:
         """Each pool fills in its own references; with two models the groups pass through both."""
-        busy_s, num_tokens = 0.0, 0
+        total = StageResult(tuple(handles), busy_s=0.0)
         for pool in self._references:
-            result = await self._completed(
-                pool, handles, method="price", setting="reference_s", version=self._reference_version
+            ask = partial(self._price, pool)
+            result = await price_by_prompt(total.handles, num_ranks=len(pool.actors), ask=ask)
+            total = StageResult(
+                handles=result.handles,
+                busy_s=total.busy_s + result.busy_s,
+                num_tokens=total.num_tokens + result.num_tokens,
+                num_prices=total.num_prices + result.num_prices,
+                num_remembered=total.num_remembered + result.num_remembered,
             )
-            handles, busy_s, num_tokens = result.handles, busy_s + result.busy_s, num_tokens + result.num_tokens
-        return StageResult(tuple(handles), busy_s, num_tokens)
+        return total
+
+    async def _price(self, pool: Pool, rank: int, handles: Sequence[Handle]) -> StageResult:
+        version = self._reference_version
+        return await self._completed(pool, handles, rank=rank, method="price", setting="reference_s", version=version)
 
     async def guide(self, handles: Sequence[Handle]) -> StageResult:
         result = await self._completed(self._guides, handles, method="guide", setting="guide_s")
@@ -122,12 +132,21 @@ class RayFleet:
         return result
 
     async def _completed(
-        self, pool: Pool, handles: Sequence[Handle], *, method: str, setting: str, **arguments: Any
+        self,
+        pool: Pool,
+        handles: Sequence[Handle],
+        *,
+        method: str,
+        setting: str,
+        rank: int | None = None,
+        **arguments: Any,
     ) -> StageResult:
-        """The groups with what one actor of the pool adds to them. One that died or stalled is replaced and its
-        successor asked once more; a head that gave up is not asked again, because it retries by itself, and neither is
-        a fit that diverged, because it would again."""
-        rank = pool.next_rank()
+        """The groups with what one actor of the pool (`rank`, or the next in turn) adds to them.
+
+        One that died or stalled is replaced and its successor asked once more; a head that gave up is not asked again,
+        because it retries by itself, and neither is a fit that diverged, because it would again.
+        """
+        rank = pool.next_rank() if rank is None else rank
         for attempt in range(2):
             actor = pool.actors[rank]
             call = getattr(actor, method).options(num_returns=len(handles) + 1)
@@ -201,9 +220,10 @@ class RayFleet:
 
 
 def _as_result(head: tuple, refs: Sequence[Any]) -> StageResult:
-    cards, busy_s, num_tokens, *figures = head
+    """`head`: cards, seconds, tokens, and where a role has more to say a dict of StageResult's other fields."""
+    cards, busy_s, num_tokens, *more = head
     handles = tuple(Handle(ref, card) for ref, card in zip(refs, cards, strict=True))
-    return StageResult(handles, busy_s, num_tokens, *figures)
+    return StageResult(handles, busy_s, num_tokens, **(more[0] if more else {}))
 
 
 def make_sampler(plan: Plan, rank: int) -> ActorHandle:

@@ -29,7 +29,7 @@ class Guide:
         return True
 
     def guide(self, *groups: Group) -> tuple:
-        """(cards, busy seconds, tokens read, figures) and then the groups with their samples' distances."""
+        """(cards, busy seconds, tokens read, its figures) and then the groups with their samples' distances."""
         from negalign_ray.loops.fitting import fit_and_measure
 
         started = time.perf_counter()
@@ -43,7 +43,12 @@ class Guide:
             ) from error
         busy_s = time.perf_counter() - started
         figures["guide/busy_s"] = busy_s
-        head = ([group.card() for group in guided], busy_s, sum(group.num_tokens for group in groups), figures)
+        head = (
+            [group.card() for group in guided],
+            busy_s,
+            sum(group.num_tokens for group in groups),
+            {"figures": figures},
+        )
         return head, *guided
 
     def _make(self):

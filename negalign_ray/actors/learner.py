@@ -37,7 +37,10 @@ def make_trainer(plan: Plan, conductor: Any) -> TorchTrainer:
         train_loop_config={"plan": plan, "conductor": conductor},
         torch_config=TorchConfig(backend="nccl" if uses_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=learners.num, use_gpu=uses_gpu, resources_per_worker=resources
+            num_workers=learners.num,
+            use_gpu=uses_gpu,
+            resources_per_worker=resources,
+            label_selector=dict(learners.labels) or None,
         ),
         run_config=ray.train.RunConfig(
             name="ray_train",
@@ -82,8 +85,8 @@ def _train_and_export(plan: Plan, conductor: Any, *, rank: int, world_size: int)
         save_samples=SampleLog(config.run_dir, rank=rank).write,
         reward=plan.reward,
         weight_change_sq=engine.weight_change_sq,
-        benign=_followed(plan),
-        benign_every=config.guards.benign_every,
+        followed=_followed(plan),
+        follow_every=config.follow.every,
     )
     steps_done = loop.run()
     engine.export(config.run_dir / "model", tokenizer_folder=plan.model_path)
@@ -93,17 +96,16 @@ def _train_and_export(plan: Plan, conductor: Any, *, rank: int, world_size: int)
             loop.source.publish(steps_done, weights)
 
 
-def _followed(plan: Plan) -> tuple[Group, ...]:
-    """The benign answers whose log-prob a guard watches."""
-    from negalign_ray.actors.evaluator import benign_prompts
+def _followed(plan: Plan) -> dict[str, tuple[Group, ...]]:
     from negalign_ray.evaluation.probes import followed_groups
 
     config = plan.config
-    if not config.guards.num_benign:
-        return ()
-    num_asked = config.evaluation.num_benign if config.evaluation.enabled else 0
     return followed_groups(
-        benign_prompts(plan), num=config.guards.num_benign, num_asked=num_asked, seed=config.run.seed
+        (*plan.data.heldout, *plan.data.heldout_rest),
+        plan.benign,
+        num=config.follow.num_rows,
+        asked=plan.probes.benign_prompts if plan.probes else (),
+        seed=config.run.seed,
     )
 
 

@@ -4,16 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from negalign_ray.config import LATENT_DISTANCE, Config, NEATConfig
+from negalign_ray.data.benign import load_benign
 from negalign_ray.data.chat import ChatTokenizer, load_chat
-from negalign_ray.data.choices import ChoiceQuestion, load_choices
-from negalign_ray.data.instructions import BenignRow, Instruction, load_benign, load_instructions
+from negalign_ray.data.choices import load_choices
+from negalign_ray.data.instructions import Instruction, load_instructions
 from negalign_ray.data.load import LoadedData, load_prompts
+from negalign_ray.data.split import in_seeded_order
 from negalign_ray.errors import ConfigError
+from negalign_ray.evaluation.probes import Probes, build_probes
 from negalign_ray.methods import METHODS, Method, Needs
 from negalign_ray.methods.groups import RewardSource
 from negalign_ray.models.dtype import ComputeDtype, resolve_dtype
 from negalign_ray.models.packaged import resolve_model
-from negalign_ray.records import Role
+from negalign_ray.records import Prompt, Role
 from negalign_ray.rewards import check_head
 
 
@@ -27,8 +30,8 @@ class Plan:
     learner_dtype: ComputeDtype
     stop_ids: tuple[int, ...]
     data: LoadedData
-    benign: tuple[BenignRow, ...]
-    choices: tuple[ChoiceQuestion, ...]
+    benign: tuple[Prompt, ...]
+    probes: Probes | None  # None = no evaluation
     instructions: tuple[Instruction, ...]
 
     @property
@@ -87,6 +90,7 @@ def make_plan(config: Config) -> Plan:
         check_head(head)
     chat = load_chat(model_path, template=config.model.chat_template)
     data = load_prompts(config.data, chat, seed=config.run.seed, needs=needed_roles(config))
+    benign = load_benign(config.data.benign_path, chat, limits=config.data)
     return Plan(
         config=config,
         model_path=model_path,
@@ -96,10 +100,17 @@ def make_plan(config: Config) -> Plan:
         learner_dtype=resolve_dtype(config.learners.dtype, gpus=config.learners.gpus),
         stop_ids=chat.end_ids,
         data=data,
-        benign=load_benign(config.data.benign_path),
-        choices=load_choices(config.evaluation.choices_path, chat, limits=config.data),
+        benign=benign,
+        probes=_probes(config, data, benign, chat) if config.evaluation.enabled else None,
         instructions=load_instructions(config.sampling.instructions),
     )
+
+
+def _probes(config: Config, data: LoadedData, benign: tuple[Prompt, ...], chat: ChatTokenizer) -> Probes:
+    # One order whatever the method needs, so that methods are asked the same.
+    heldout = in_seeded_order((*data.heldout, *data.heldout_rest), seed=config.run.seed)
+    questions = load_choices(config.evaluation.choices_path, chat, limits=config.data)
+    return build_probes(heldout, benign, questions, config=config.evaluation, seed=config.run.seed)
 
 
 def _with_backbone(config: Config, model_path: Path) -> Config:

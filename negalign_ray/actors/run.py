@@ -10,7 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,7 @@ from rich.console import RenderableType
 from negalign_ray.actors.cluster import cluster
 from negalign_ray.actors.conductor import Conductor, Status
 from negalign_ray.actors.dry_run import describe
-from negalign_ray.actors.evaluator import SIDES_FILE, Answered, Evaluation
-from negalign_ray.actors.fleet import make_sampler
+from negalign_ray.actors.evaluator import SIDES_FILE, Evaluation
 from negalign_ray.actors.learner import make_trainer
 from negalign_ray.actors.plan import Plan, make_plan
 from negalign_ray.actors.processes import Background, start_actor, typed, wait_until_ready
@@ -60,41 +59,6 @@ def train(config: Config, *, on_status: OnStatus = ignore_status, base_cache: Pa
 def dry_run(config: Config) -> RenderableType:
     """Everything `train` checks before it starts anything, and what it would start."""
     return describe(make_plan(config))
-
-
-def evaluate(config: Config, *, on_status: OnStatus = ignore_status) -> dict[str, Any]:
-    """The table of `train` for the model of `config.model.path`.
-
-    With another model as `references.rpos`, that one is "before" and this one "after"; else the one side is described.
-    """
-    on_status("checking", None)
-    plan = make_plan(config)
-    evaluation = Evaluation(plan, base_path=plan.rpos_path)
-    with cluster(plan):
-        on_status("answering", None)
-        answered = _answer(plan, evaluation)
-        if plan.rpos_path == plan.model_path:
-            on_status("measuring", None)
-            return evaluation.describe(answered)
-        on_status("answering, reference", None)
-        before = _answer(replace(plan, model_path=plan.rpos_path), evaluation)
-        on_status("measuring", None)
-        return evaluation.compare(before, answered, policy_path=plan.model_path)
-
-
-def _answer(plan: Plan, evaluation: Evaluation) -> Answered:
-    """The answers of the plan's model, from a sampler started for them."""
-    deadlines = plan.config.deadlines
-    sampler = make_sampler(plan, 0)
-    wait_until_ready({"sampler-0": sampler.ready.remote()}, deadline_s=deadlines.start_s)
-    try:
-        return evaluation.answer(
-            lambda requests, spec: ray.get(sampler.generate.remote(requests, spec), timeout=deadlines.sample_s)
-        )
-    except ray.exceptions.RayError as error:
-        raise typed(error, role="sampler", rank=0) from error
-    finally:
-        ray.kill(sampler)
 
 
 def create_run_dir(config: Config) -> None:

@@ -64,17 +64,15 @@ class Sampler:
         `earlier` holds, order by order, the group whose newest answers stay candidates (see loops/candidates.py).
         """
         started = time.perf_counter()
-        requests = [request for order in orders for request in order.requests]
-        generations = iter(self._engine.generate(requests, self._spec))
-        groups = [
-            _as_group(order, [next(generations) for _ in order.requests], version=self._version) for order in orders
-        ]
-        groups = [
-            with_candidates(group, before, max_candidates=self._max_candidates)
-            for group, before in zip_longest(groups, earlier)
-        ]
+        groups, num_tokens = answer_orders(
+            self._engine,
+            orders,
+            earlier,
+            spec=self._spec,
+            version=self._version,
+            max_candidates=self._max_candidates,
+        )
         cards: list[GroupCard] = [group.card() for group in groups]
-        num_tokens = sum(sum(card.sample_lengths) for card in cards)
         return (cards, time.perf_counter() - started, num_tokens), *groups
 
     def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Generation]:
@@ -115,6 +113,25 @@ def longest_context(config: Config) -> int:
     instruction_tokens = 256
     answer = max(config.sampling.max_new_tokens, config.evaluation.max_new_tokens)
     return config.data.max_prompt_tokens + instruction_tokens + answer
+
+
+def answer_orders(
+    engine: GenerationEngine,
+    orders: Sequence[Order],
+    earlier: Sequence[Group | None],
+    *,
+    spec: SamplingSpec,
+    version: int,
+    max_candidates: int,
+) -> tuple[list[Group], int]:
+    """One group per order, and the tokens written for all of them: those of empty and repeated answers too."""
+    generations = engine.generate([request for order in orders for request in order.requests], spec)
+    answers = iter(generations)
+    groups = [_as_group(order, [next(answers) for _ in order.requests], version=version) for order in orders]
+    groups = [
+        with_candidates(group, before, max_candidates=max_candidates) for group, before in zip_longest(groups, earlier)
+    ]
+    return groups, sum(len(generation.token_ids) for generation in generations)
 
 
 def _as_group(order: Order, generations: Sequence[Generation], *, version: int) -> Group:

@@ -8,9 +8,10 @@ from dataclasses import replace
 import ray
 
 from negalign_ray.actors.processes import open_log
-from negalign_ray.config import Config, HeadConfig, RewardGate
+from negalign_ray.config import Config, HeadConfig, Resources, RewardGate
+from negalign_ray.models.device import device_of
 from negalign_ray.records import Group, Response, Role
-from negalign_ray.rewards import build_head
+from negalign_ray.rewards import RewardHead, build_head
 
 Pair = tuple[str, str]  # (prompt, response)
 
@@ -21,7 +22,7 @@ class Scorer:
 
     def __init__(self, config: Config, *, heads: tuple[HeadConfig, ...], rank: int, log_name: str = "scorer") -> None:
         open_log(config.run_dir, f"{log_name}-{rank}")
-        self._heads = [build_head(head) for head in heads]
+        self._heads = load_heads(heads, resources=config.scorers)
         self._gate = config.sampling.reward_gate
         self._max_wait_s = config.scorers.max_batch_wait_s
         self._waiting: list[tuple[Sequence[Pair], asyncio.Future]] = []
@@ -87,6 +88,12 @@ class Scorer:
         return [{name: scores[pair] for name, scores in by_head.items()} for pair in pairs]
 
 
+def load_heads(heads: Sequence[HeadConfig], *, resources: Resources) -> list[RewardHead]:
+    """On the device that the scorer reserved. ConfigError or ModelError: see `device_of` and `build_head`."""
+    device = device_of("scorers", gpus=resources.gpus)
+    return [build_head(head, device=device) for head in heads]
+
+
 def passes(response: Response, gate: RewardGate | None) -> bool:
     """Human responses always pass; a sample passes when the gate's head finds it no worse than allowed."""
-    return gate is None or response.role is not Role.SAMPLE or response.rewards[gate.head] <= gate.max_score
+    return gate is None or response.role is not Role.SAMPLE or gate.passes(response.rewards[gate.head])

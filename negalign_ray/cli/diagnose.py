@@ -88,13 +88,8 @@ def hold_against(run_dir: Path, *, out: Console) -> None:
     out.print(outcome_table(outcome))
     for key, words in AGREEMENTS.items():
         out.print(f"{rho_text(outcome['spearman'][key])}: {words}", markup=False, highlight=False, soft_wrap=True)
-    written = [OUTCOME]
-    try:
-        draw(outcome, rows, run_dir / PICTURE)
-        written.append(PICTURE)
-    except ImportError:
-        log.warning("no picture: matplotlib is not installed")
-    for name in written:
+    draw(outcome, rows, run_dir / PICTURE)
+    for name in (OUTCOME, PICTURE):
         out.print(run_dir / name, markup=False, highlight=False, soft_wrap=True)
 
 

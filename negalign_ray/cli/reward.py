@@ -10,7 +10,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from negalign_ray.errors import ConfigError
 from negalign_ray.settings.reward import RewardTrainingConfig
 
 
@@ -18,7 +17,8 @@ def train_and_show(
     settings: RewardTrainingConfig, *, data: str, folder: Path, overwrite: bool, out: Console, err: Console
 ) -> None:
     """Train, print the report, draw the curve, and say how the model is used."""
-    from negalign_ray.actors.reward_training import REPORT_FILE, REST_FILE, train_reward
+    from negalign_ray.actors.reward_training import PLOT_FILE, REPORT_FILE, REST_FILE, train_reward
+    from negalign_ray.evaluation.reward_plot import calibration_plot
 
     with err.status("checking") as status:
         report = train_reward(
@@ -35,8 +35,7 @@ def train_and_show(
     for head in report["heads"]:
         out.print(f"{head['name']}: {head['verdict']}", markup=False, highlight=False, soft_wrap=True)
     lines = {"use it": usage(report, folder), "report": str(folder / REPORT_FILE)}
-    if plotted := _plot(report, folder, err=err):
-        lines["curve"] = str(plotted)
+    lines["curve"] = str(calibration_plot(report["heads"], folder / PLOT_FILE))
     if (folder / REST_FILE).exists():
         lines["rest"] = f"{folder / REST_FILE}  ({report['data']['num_rest_prompts']} prompts, for data.path)"
     for name, value in lines.items():
@@ -110,15 +109,3 @@ def usage(report: dict[str, Any], folder: Path) -> str:
     first = report["heads"][0]
     label = f", label: {first['name']}" if len(report["heads"]) > 1 else ""
     return f"{{name: reward, kind: reward_model, target: {folder}, direction: {first['direction']}{label}}}"
-
-
-def _plot(report: dict[str, Any], folder: Path, *, err: Console) -> Path | None:
-    """The figure is an extra: without matplotlib the command still succeeds, and says what is missing."""
-    from negalign_ray.actors.reward_training import PLOT_FILE
-    from negalign_ray.evaluation.reward_plot import calibration_plot
-
-    try:
-        return calibration_plot(report["heads"], folder / PLOT_FILE)
-    except ConfigError as error:
-        err.print(str(error), markup=False, soft_wrap=True)
-        return None

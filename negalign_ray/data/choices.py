@@ -12,13 +12,10 @@ from typing import Any
 
 from negalign_ray.config import DataConfig
 from negalign_ray.data.chat import ChatTokenizer
-from negalign_ray.data.sources import SourceRow, read_rows, source_name
+from negalign_ray.data.priced_rows import read_all, require_short, tokenise
+from negalign_ray.data.sources import SourceRow
 from negalign_ray.data.turns import BadRow, Kind, read_text
-from negalign_ray.errors import DataError
 from negalign_ray.records import Prompt, Response, Role
-
-MAX_LISTED = 20
-SETTING = "evaluation.choices_path"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,55 +32,30 @@ class ChoiceQuestion:
 def load_choices(path: str | None, chat: ChatTokenizer, *, limits: DataConfig) -> tuple[ChoiceQuestion, ...]:
     """Config: evaluation.choices_path. Rows {question, choices, answer}; None = no questions.
 
-    `limits` bounds lengths as for training data: what is too long for a role would fail after the training, not before.
-    DataError that lists the broken rows, if any.
+    DataError that lists the broken or over-long rows, if any.
     """
     if path is None:
         return ()
-    questions, faults = [], []
-    for row in read_rows(path, setting=SETTING):
-        try:
-            questions.append(_question(row, chat, limits))
-        except BadRow as bad:
-            faults.append(f"  row {row.number}: {bad.reason}")
-    if faults or not questions:
-        listed = "\n".join(faults[:MAX_LISTED]) or "  there are none"
-        more = f"\n  ... and {len(faults) - MAX_LISTED} more" if len(faults) > MAX_LISTED else ""
-        raise DataError(
-            f"{SETTING}={source_name(path)!r} needs rows {{question, choices, answer}}; correct or remove these:\n"
-            f"{listed}{more}"
-        )
-    return tuple(questions)
+    return read_all(
+        path,
+        setting="evaluation.choices_path",
+        columns="question, choices, answer",
+        read=lambda row: _question(row, chat, limits),
+    )
 
 
 def _question(row: SourceRow, chat: ChatTokenizer, limits: DataConfig) -> ChoiceQuestion:
-    if row.fault:
-        raise BadRow(Kind.MALFORMED, row.fault)
     text, choices = read_text(row.values.get("question"), "question"), _choices(row.values)
     answer = _answer(row.values.get("answer"), len(choices))
-    for part in (text, *choices):
-        if token := chat.special_token_in(part):
-            raise BadRow(Kind.TEMPLATE, f"the text spells out the special token {token!r}")
-    messages = (("user", text),)
-    try:
-        rendered = chat.prompt(messages)
-        ids = [chat.response_ids(choice, after=rendered) for choice in choices]
-    except DataError as error:
-        raise BadRow(Kind.TEMPLATE, str(error)) from None
-    _require_short(len(rendered.token_ids), "question", "data.max_prompt_tokens", limits.max_prompt_tokens)
-    _require_short(max(map(len, ids)), "longest choice", "data.max_response_tokens", limits.max_response_tokens)
+    prompt_ids, ids = tokenise(text, choices, chat)
+    require_short(prompt_ids, ids, limits, prompt="question", answer="longest choice")
     if len(set(ids)) < len(ids):
         raise BadRow(Kind.DUPLICATE, "two choices are the same")
     responses = tuple(
         Response(Role.POSITIVE if index == answer else Role.NEGATIVE, token_ids, choice)
         for index, (token_ids, choice) in enumerate(zip(ids, choices, strict=True))
     )
-    return ChoiceQuestion(Prompt(row.number, text, messages, rendered.token_ids, responses), answer)
-
-
-def _require_short(num_tokens: int, what: str, setting: str, limit: int) -> None:
-    if num_tokens > limit:
-        raise BadRow(Kind.OVER_LONG, f"the {what} has {num_tokens} tokens, {setting}={limit}")
+    return ChoiceQuestion(Prompt(row.number, text, (("user", text),), prompt_ids, responses), answer)
 
 
 def _choices(values: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Instructions to sample under, and benign prompts with good answers: packaged ones or a user's own file."""
+"""Instructions to sample under: packaged ones or a user's own file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,8 +7,7 @@ from typing import Any
 
 import yaml
 
-from negalign_ray.data.sources import SourceRow, read_rows, source_name
-from negalign_ray.data.turns import BadRow, Kind, read_text
+from negalign_ray.data.turns import BadRow, read_text
 from negalign_ray.errors import DataError
 from negalign_ray.records import Polarity
 
@@ -18,8 +17,6 @@ PACKAGED = {
     "neat": FOLDER / "neat_instructions.yaml",
     "neat_pp": FOLDER / "neat_instructions.yaml",  # its positive ones
 }
-PACKAGED_BENIGN = FOLDER / "quickstart_benign.jsonl"
-MAX_LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +26,6 @@ class Instruction:
     id: str
     text: str
     polarity: Polarity | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class BenignRow:
-    """A harmless prompt with a good answer. `kind` groups rows in reports, e.g. "plain" or "sounds_unsafe"."""
-
-    prompt: str
-    response: str
-    kind: str
 
 
 def load_instructions(name_or_path: str | None) -> tuple[Instruction, ...]:
@@ -77,29 +65,3 @@ def _instruction(entry: Any, where: str) -> Instruction:
     except BadRow as bad:
         raise DataError(f"{where}: {bad.reason}.") from None
     return Instruction(name, text, Polarity(polarity) if polarity else None)
-
-
-def load_benign(path: str | None) -> tuple[BenignRow, ...]:
-    """Config: data.benign_path. Rows {prompt, response, kind}, kind optional; None = the packaged set.
-
-    DataError that lists the broken rows, if any.
-    """
-    source = str(PACKAGED_BENIGN) if path is None else path
-    rows, faults = [], []
-    for row in read_rows(source, setting="data.benign_path"):
-        try:
-            rows.append(_benign_row(row))
-        except BadRow as bad:
-            faults.append(f"  row {row.number}: {bad.reason}")
-    if faults or not rows:
-        listed = "\n".join(faults[:MAX_LISTED]) or "  there are none"
-        more = f"\n  ... and {len(faults) - MAX_LISTED} more" if len(faults) > MAX_LISTED else ""
-        raise DataError(f"data.benign_path={source_name(source)!r} needs rows {{prompt, response}}:\n{listed}{more}")
-    return tuple(rows)
-
-
-def _benign_row(row: SourceRow) -> BenignRow:
-    if row.fault:
-        raise BadRow(Kind.MALFORMED, row.fault)
-    prompt, response = (read_text(row.values.get(name), name) for name in ("prompt", "response"))
-    return BenignRow(prompt, response, str(row.values.get("kind") or "benign"))

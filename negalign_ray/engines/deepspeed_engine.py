@@ -15,7 +15,6 @@ import os
 import resource
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from negalign_ray.engines.export import write_model_folder
 from negalign_ray.engines.lr_schedule import lr_at
 from negalign_ray.engines.weight_change import Shard, WeightChange, padding_of
 from negalign_ray.errors import ConfigError
+from negalign_ray.models.device import Device, device_of
 from negalign_ray.models.loading import load_causal_lm
 from negalign_ray.models.lora import inject_lora, lora_scaling, merged_weights
 from negalign_ray.models.policy import ResponseLogprobs, log_complement, sum_by_response
@@ -52,19 +52,21 @@ class DeepSpeedEngine:
     def __init__(self, model_path: Path | str, *, config: LearnersConfig, dtype: torch.dtype, seed: int):
         """`dtype` is the compute type (bfloat16 keeps float32 master weights and accumulates gradients in float32).
 
-        ModelError: see `load_causal_lm`, `inject_lora` and `ResponseLogprobs`. ConfigError: ZeRO 0 with bfloat16.
+        ModelError: see `device_of`, `load_causal_lm`, `inject_lora` and `ResponseLogprobs`. ConfigError: ZeRO 0 with
+        bfloat16.
         """
         if config.zero_stage == 0 and dtype != torch.float32:
             raise ConfigError(
                 "learners.zero_stage=0 with bfloat16 would accumulate gradients in bfloat16; set learners.zero_stage=1 "
                 "(same memory on one rank, less on several) or learners.dtype=float32."
             )
-        deepspeed = _start_deepspeed()
+        self.config, self.dtype = config, dtype
+        self.device = device_of("learners", gpus=config.gpus)
+        deepspeed = _start_deepspeed(self.device)
         torch.manual_seed(seed)
         model = load_causal_lm(model_path, dtype)
         if config.lora is not None:
             inject_lora(model, config.lora)
-        self.config, self.dtype = config, dtype
         self.num_steps_done = 0
         self._lora_scaling = lora_scaling(model)
         self._policy = ResponseLogprobs(
@@ -82,7 +84,9 @@ class DeepSpeedEngine:
         self._engine, *_ = deepspeed.initialize(
             model=self._policy,
             optimizer=self._optimizer,
-            config=_deepspeed_config(config, dtype, num_trainable=sum(p.numel() for p in trainable)),
+            config=_deepspeed_config(
+                config, dtype, device=self.device, num_trainable=sum(p.numel() for p in trainable)
+            ),
         )
         self._weight_change = WeightChange(self._owned_shards(), seed=seed)
 
@@ -106,15 +110,10 @@ class DeepSpeedEngine:
         num = sum(len(group.responses) for group in groups)
         return sum_by_response(logprob_P, rows)[:num], sum_by_response(log_complement(logprob_P), rows)[:num]
 
-    def no_grad_logprobs(self, groups: Sequence[Group]) -> Tensor:
-        """As `logprobs`, without gradient and with LoRA dropout off."""
-        with torch.no_grad(), self._evaluating():
-            return self.logprobs(groups)
-
     def no_grad_token_logprobs(self, groups: Sequence[Group]) -> list[Tensor]:
         """Per-token log-probs, one [tokens] tensor per response, in order. Collective under ZeRO-3."""
         rows = self._pack(groups)
-        with torch.no_grad(), self._evaluating():
+        with torch.no_grad():
             logprob_P = self._forward(rows, per_token=True)
         if not groups:
             return []
@@ -172,7 +171,7 @@ class DeepSpeedEngine:
 
     def peak_memory_bytes(self) -> int:
         """Largest memory so far: of the device's allocator, or the process's resident set on a CPU."""
-        if torch.cuda.is_available():
+        if self.device == "cuda":
             return torch.cuda.max_memory_allocated()
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -183,14 +182,6 @@ class DeepSpeedEngine:
 
     def _forward(self, rows: PackedRows, *, per_token: bool = False) -> Tensor:
         return self._engine(rows.to(self._engine.device), per_token=per_token)
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        self._policy.eval()
-        try:
-            yield
-        finally:
-            self._policy.train()
 
     def _unsharded_grad_norm(self) -> Tensor:
         gradients = [parameter.grad for parameter in self._policy.parameters() if parameter.grad is not None]
@@ -227,9 +218,10 @@ class DeepSpeedEngine:
                 yield name, parameter.detach().cpu()
 
 
-def _deepspeed_config(config: LearnersConfig, dtype: torch.dtype, *, num_trainable: int) -> dict[str, Any]:
+def _deepspeed_config(
+    config: LearnersConfig, dtype: torch.dtype, *, device: Device, num_trainable: int
+) -> dict[str, Any]:
     """Accumulation is driven by hand (`set_gradient_accumulation_boundary`), hence 1 step and a made-up batch size."""
-    on_gpu = torch.cuda.is_available()
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -240,7 +232,7 @@ def _deepspeed_config(config: LearnersConfig, dtype: torch.dtype, *, num_trainab
         "zero_allow_untested_optimizer": True,  # torch's AdamW: needs no compiled op
         "zero_optimization": {
             "stage": config.zero_stage,
-            "overlap_comm": on_gpu,
+            "overlap_comm": device == "cuda",
             "reduce_bucket_size": min(REDUCE_BUCKET, num_trainable),
             "stage3_prefetch_bucket_size": min(REDUCE_BUCKET, num_trainable),
         },
@@ -248,10 +240,9 @@ def _deepspeed_config(config: LearnersConfig, dtype: torch.dtype, *, num_trainab
     }
 
 
-def _start_deepspeed() -> Any:
+def _start_deepspeed(device: Device) -> Any:
     """Import lazily (seconds), without compiled ops, with its messages sent to `logging`, on our process group."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it searches for devices and prints a warning
+    os.environ["DS_ACCELERATOR"] = device  # else it takes any device that it finds; read at its first import
     import deepspeed
     from deepspeed.utils import logger
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from negalign_ray.config import Config
 from negalign_ray.data.collate import PackedRows, first_fit, pack_rows
 from negalign_ray.engines.weights import WeightBundle, load_in_place
+from negalign_ray.models.device import device_of
 from negalign_ray.models.loading import load_causal_lm
 from negalign_ray.models.policy import ResponseLogprobs
 from negalign_ray.records import Group
@@ -28,10 +29,17 @@ class FrozenModel:
     """
 
     def __init__(
-        self, model_path: Path | str, *, dtype: str, threads: int, micro_batch_tokens: int, max_row_tokens: int
+        self,
+        model_path: Path | str,
+        *,
+        dtype: str,
+        threads: int,
+        micro_batch_tokens: int,
+        max_row_tokens: int,
+        gpus: float = 0.0,
     ):
         torch.set_num_threads(threads)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device(device_of("references", gpus=gpus))
         model = load_causal_lm(model_path, TORCH_DTYPE[dtype])
         torch.nn.Module.to(model, self._device)
         self._policy = ResponseLogprobs(model.requires_grad_(False)).eval()
@@ -40,13 +48,14 @@ class FrozenModel:
 
     @classmethod
     def of_run(cls, config: Config, model_path: Path | str, *, dtype: str) -> "FrozenModel":
-        """With the threads and bounds that the run gives its references."""
+        """With the device, threads and bounds that the run gives its references."""
         return cls(
             model_path,
             dtype=dtype,
             threads=config.references.threads,
             micro_batch_tokens=config.references.micro_batch_tokens,
             max_row_tokens=config.learners.max_row_tokens,
+            gpus=config.references.gpus,
         )
 
     @torch.inference_mode()

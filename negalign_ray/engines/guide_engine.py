@@ -12,6 +12,7 @@ from negalign_ray.config import LearnersConfig
 from negalign_ray.data.collate import first_fit
 from negalign_ray.engines.deepspeed_engine import StepStats
 from negalign_ray.engines.lr_schedule import lr_at
+from negalign_ray.models.device import device_of
 from negalign_ray.models.guide import GuideModel, GuideRows
 from negalign_ray.records import Group
 
@@ -23,7 +24,7 @@ class GuideEngine:
     """
 
     def __init__(self, model: GuideModel, *, config: LearnersConfig, zero_frac: float, seed: int):
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device(device_of("guide", gpus=config.gpus))
         self.config = config
         self._model, self._zero_frac = model.to(self._device), zero_frac
         self._generator = torch.Generator().manual_seed(seed)

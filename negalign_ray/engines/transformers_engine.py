@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, DynamicCache
 from negalign_ray.config import SamplersConfig
 from negalign_ray.engines.generation import MAX_SEED, CheckedEngine
 from negalign_ray.engines.weights import WeightBundle, checksum_of, load_in_place
+from negalign_ray.models.device import device_of
 from negalign_ray.models.dtype import ComputeDtype
 from negalign_ray.models.loading import load_causal_lm
 from negalign_ray.records import Generation, SampleRequest, SamplingSpec
@@ -39,7 +40,7 @@ class TransformersEngine(CheckedEngine):
     def _start(self, model_path: Path, config: SamplersConfig, *, dtype: ComputeDtype, seed: int) -> None:
         del dtype, seed  # every draw has the seed of its request
         torch.set_num_threads(config.threads)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device(device_of("samplers", gpus=config.gpus))
         self._model = load_causal_lm(model_path, self._dtype)
         torch.nn.Module.to(self._model, self._device)
         self._tokenizer = AutoTokenizer.from_pretrained(model_path, local_files_only=True, trust_remote_code=False)

@@ -154,6 +154,7 @@ def _start_vllm(model_path: str, *, config: SamplersConfig, dtype: ComputeDtype,
 
         from negalign_ray.engines.vllm_loader import LOAD_FORMAT
 
+        _require_platform(config, is_cpu=current_platform.is_cpu())
         memory: dict[str, Any]
         if current_platform.is_cpu():
             memory = {"kv_cache_memory_bytes": int(config.kv_cache_gib * GIB), "load_format": LOAD_FORMAT}
@@ -185,6 +186,18 @@ def _start_vllm(model_path: str, *, config: SamplersConfig, dtype: ComputeDtype,
                 f"{config.gpu_memory_utilization}): {error}. Lower the memory settings, or set "
                 "samplers.engine=transformers."
             ) from error
+
+
+def _require_platform(config: SamplersConfig, *, is_cpu: bool) -> None:
+    """ModelError unless the installed vLLM computes on what the sampler reserved: one build knows one platform."""
+    if is_cpu == (config.gpus == 0):
+        return
+    found, remedy = (
+        ("vLLM is a build for CPUs", "install negalign-ray[gpu], or set samplers.gpus=0")
+        if is_cpu
+        else ("vLLM computes on the GPU", "set samplers.gpus (a share will do), or samplers.engine=transformers")
+    )
+    raise ModelError(f"samplers.gpus={config.gpus:g}, but the installed {found}; {remedy}.")
 
 
 @contextmanager

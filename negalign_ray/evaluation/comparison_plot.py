@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure  # not pyplot: no window system, no global state
+
 from negalign_ray.evaluation.comparison import BASE
 
 Report = Mapping[str, Any]
@@ -12,21 +14,16 @@ FALLBACK = "benign_perplexity"  # data without good held-out answers
 
 
 def draw(report: Report, path: Path) -> None:
-    """Write a PNG. ImportError where matplotlib is not installed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    """Write a PNG."""
     names = [BASE, *(name for name in report["methods"] if name in report["values"])]
     colours = {name: "black" if name == BASE else f"C{index - 1}" for index, name in enumerate(names)}
-    figure, axes = plt.subplots(1, 3, figsize=(17, 5), constrained_layout=True, width_ratios=(1, 1.3, 1))
+    figure = Figure(figsize=(17, 5), layout="constrained")
+    axes = figure.subplots(1, 3, width_ratios=(1, 1.3, 1))
     _trade_off(axes[0], report, colours)
     _behaviours(axes[1], report, colours)
     _curves(axes[2], report, colours)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), fontsize=9)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def _trade_off(axis: Any, report: Report, colours: Mapping[str, str]) -> None:

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure  # not pyplot: no window system, no global state
+
 from negalign_ray.evaluation.learning_order import curves_of
 from negalign_ray.metrics import Row
 
 
 def draw(outcome: Mapping[str, Any], rows: Sequence[Row], path: Path) -> None:
-    """Write a PNG of what `learning_order.compare` found. ImportError where matplotlib is not installed."""
-    from matplotlib.figure import Figure  # not pyplot: no window system, no global state
-
+    """Write a PNG of what `learning_order.compare` found."""
     figure = Figure(figsize=(15, 4.5), layout="constrained")
     axes = figure.subplots(1, 3)
     names = list(outcome["behaviours"])  # in the predicted order

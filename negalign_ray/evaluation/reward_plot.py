@@ -4,18 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from negalign_ray.errors import ConfigError
+from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 
 
 def calibration_plot(reports: Sequence[dict[str, Any]], path: Path) -> Path:
-    """One panel per head: share of hits over the mean prediction of each bin, before and after temperature scaling.
-
-    ConfigError where matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure  # no pyplot: no display, no global state
-    except ImportError as error:
-        raise ConfigError("calibration.png needs matplotlib; install it with `pip install matplotlib`.") from error
+    """One panel per head: share of hits over the mean prediction of each bin, before and after temperature scaling."""
     figure = Figure(figsize=(4.2 * len(reports), 4.2), layout="constrained")
     panels = figure.subplots(1, len(reports), squeeze=False)[0]
     for panel, report in zip(panels, reports, strict=True):

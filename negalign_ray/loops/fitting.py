@@ -38,6 +38,7 @@ class Guide(Learner, Protocol):
 def learner_config(config: GuideConfig) -> LearnersConfig:
     """The guide's section in the words of the training loop."""
     return LearnersConfig(
+        gpus=config.gpus,
         steps=config.steps,
         groups_per_step=config.groups_per_step,
         micro_batch_tokens=config.micro_batch_tokens,

@@ -14,6 +14,16 @@ TOTALS: dict[str, Callable[[float], float]] = {
     "learner/weight_change_norm": math.sqrt,
     "num_groups": float,  # of each behaviour
 }
+LARGEST_EXPONENT = 700.0  # exp of more is no float
+
+# What the rollout counts (`Rollout.counts`, since the start) and the metric that says it.
+COUNTS = {
+    "score_failures": "scorer/failed",
+    "samples_dropped": "conductor/samples_dropped",
+    "samples_gated": "conductor/samples_gated",
+    "samplers_replaced": "conductor/samplers_replaced",
+    "reissued": "conductor/reissued",
+}
 
 
 def merge_reports(reports: Sequence[StepReport], batch: Batch, *, rollout: Rollout) -> dict[str, float]:
@@ -21,8 +31,11 @@ def merge_reports(reports: Sequence[StepReport], batch: Batch, *, rollout: Rollo
     row = merge_ranks(reports)
     row["learner/tokens_per_s"] = row["learner/tokens"] / row["learner/compute_s"]
     row["learner/version"] = batch.step + 1
+    if "learner/best_token_nll_nats" in row:
+        row["learner/best_perplexity"] = math.exp(min(row["learner/best_token_nll_nats"], LARGEST_EXPONENT))
     row |= rollout.figures.get(batch.step, {})  # of the iteration that this step begins
-    return row | _sampler_rows(batch, rollout) | _conductor_rows(row, batch, rollout)
+    counts = {metric: rollout.counts[name] for name, metric in COUNTS.items()}
+    return row | counts | _sampler_rows(batch, rollout) | _conductor_rows(row, batch, rollout)
 
 
 def merge_ranks(reports: Sequence[StepReport]) -> dict[str, float]:
@@ -55,13 +68,12 @@ def _sampler_rows(batch: Batch, rollout: Rollout) -> dict[str, float]:
         row["sampler/staleness_steps"] = step - sum(versions) / len(versions)
     if busy_s:
         row["sampler/busy_s"] = busy_s
-        row["sampler/tokens_per_s"] = clock.tokens(step, "sample") / busy_s
+        row["sampler/tokens_per_s"] = clock.count(step, "sample", "tokens") / busy_s
     row["sampler/weights_s"] = clock.longest_s(step, "weights")
     row["scorer/busy_s"] = clock.total_s(step, "score")
-    row["scorer/failed"] = rollout.counts["score_failures"]
     row["reference/busy_s"] = clock.total_s(step, "price")
-    computed, held = clock.tokens(step, "price"), sum(handle.card.num_tokens for handle in batch.handles)
-    row["reference/cache_hits_frac"] = max(0.0, 1.0 - computed / held)
+    if num_prices := clock.count(step, "price", "prices"):
+        row["reference/cache_hits_frac"] = clock.count(step, "price", "remembered") / num_prices
     rewards: dict[tuple[str, str], list[float]] = {}
     for handle in batch.handles:
         for key, value in handle.card.rewards.items():
@@ -80,7 +92,6 @@ def _conductor_rows(row: dict[str, float], batch: Batch, rollout: Rollout) -> di
         "conductor/dropped_gate": ledger.outcomes[Outcome.DROPPED_GATE],
         "conductor/dropped_empty": ledger.outcomes[Outcome.DROPPED_EMPTY],
         "conductor/failed": ledger.outcomes[Outcome.FAILED] + ledger.outcomes[Outcome.DROPPED_SCORE],
-        "conductor/reissued": rollout.counts["reissued"],
         "conductor/buffer_groups": len(rollout.buffer),
         "conductor/in_flight_groups": len(rollout.buffer) - rollout.buffer.num_ready,
         # What the learner waited for beyond the roles' own work; meaningful when they alternate (staleness 0).

@@ -17,6 +17,8 @@ class StageResult:
     handles: tuple[Handle, ...]
     busy_s: float
     num_tokens: int = 0  # written (sampler) or computed (reference, guide)
+    num_prices: int = 0  # reference: log-probs asked for, one per response and reference model
+    num_remembered: int = 0  # reference: of these, the ones that needed no computing
     figures: Mapping[str, float] = field(default_factory=dict)  # metrics of the stage itself (guide), by key
 
 

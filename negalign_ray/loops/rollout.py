@@ -257,8 +257,9 @@ class Rollout:
                 scored = await self._fleet.score(handles)
             except ScoreError as error:
                 log.warning("%s; %d groups dropped and re-ordered", error, len(wave))
-                self.counts["score_failures"] += 1
-                self._order_again(rank, self._open_slots(wave), Outcome.DROPPED_SCORE, error)
+                slots = self._open_slots(wave)
+                self.counts["score_failures"] += len(slots)
+                self._order_again(rank, slots, Outcome.DROPPED_SCORE, error)
                 return
             self.clock.add(step, "score", scored.busy_s)
             self.counts["samples_gated"] += _num_samples(handles) - _num_samples(scored.handles)
@@ -266,7 +267,7 @@ class Rollout:
         wave, handles = self._still_open(wave, handles)
         if handles and self._wants_references:
             priced = await self._fleet.price(handles)
-            self.clock.add(step, "price", priced.busy_s, priced.num_tokens)
+            self.clock.add(step, "price", priced.busy_s, prices=priced.num_prices, remembered=priced.num_remembered)
             handles = priced.handles
         if handles:
             self._books.failures_in_a_row = 0
@@ -284,7 +285,7 @@ class Rollout:
             return []
         guided = await self._fleet.guide([handle for _, handle in whole])
         first_step = self.buffer.step_of(whole[0][0])
-        self.clock.add(first_step, "guide", guided.busy_s, guided.num_tokens)
+        self.clock.add(first_step, "guide", guided.busy_s)
         self.figures[first_step] = dict(guided.figures)
         self._books.gate.release(whole[0][0])
         return [(slot, handle) for (slot, _), handle in zip(whole, guided.handles, strict=True)]
@@ -308,7 +309,7 @@ class Rollout:
             else:
                 self._send(SentWave(rank, tuple(retries), num_failures + 1))
             return None
-        self.clock.add(step, "sample", sampled.busy_s, sampled.num_tokens)
+        self.clock.add(step, "sample", sampled.busy_s, tokens=sampled.num_tokens)
         wanted = sum(len(order.requests) for order in orders)
         self.counts["samples_dropped"] += wanted - _num_samples(sampled.handles)
         return sampled.handles

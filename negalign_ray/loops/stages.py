@@ -1,17 +1,19 @@
-"""Where the time of a step went: busy seconds and tokens per stage, as the roles measured them."""
+"""Where the time of a step went: busy seconds per stage, as the roles measured them, and what they did in it."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 
 
 class StageClock:
     def __init__(self) -> None:
         self._busy_s: dict[tuple[int, str], list[float]] = defaultdict(list)
-        self._tokens: dict[tuple[int, str], int] = defaultdict(int)
+        self._counts: Counter[tuple[int, str, str]] = Counter()
 
-    def add(self, step: int, stage: str, busy_s: float, num_tokens: int = 0) -> None:
+    def add(self, step: int, stage: str, busy_s: float, **counts: int) -> None:
+        """`counts`: what one wave of the stage did, such as tokens=96."""
         self._busy_s[step, stage].append(busy_s)
-        self._tokens[step, stage] += num_tokens
+        for what, count in counts.items():
+            self._counts[step, stage, what] += count
 
     def longest_s(self, step: int, stage: str) -> float:
         """The busiest wave of the step: what the step waited for when waves run side by side."""
@@ -20,19 +22,19 @@ class StageClock:
     def total_s(self, step: int, stage: str) -> float:
         return sum(self._busy_s.get((step, stage), []))
 
-    def tokens(self, step: int, stage: str) -> int:
-        return self._tokens.get((step, stage), 0)
+    def count(self, step: int, stage: str, what: str) -> int:
+        return self._counts[step, stage, what]
 
-    def entries(self) -> Iterator[tuple[int, str, tuple[float, ...], int]]:
-        """(step, stage, busy seconds of its waves, tokens)."""
+    def entries(self) -> Iterator[tuple[int, str, tuple[float, ...], dict[str, int]]]:
+        """(step, stage, busy seconds of its waves, counts)."""
         for (step, stage), busy_s in self._busy_s.items():
-            yield step, stage, tuple(busy_s), self._tokens[step, stage]
+            counts = {what: num for (*key, what), num in self._counts.items() if key == [step, stage]}
+            yield step, stage, tuple(busy_s), counts
 
-    def restore(self, step: int, stage: str, busy_s: Iterable[float], num_tokens: int) -> None:
+    def restore(self, step: int, stage: str, busy_s: Iterable[float], counts: Mapping[str, int]) -> None:
         self._busy_s[step, stage] = list(busy_s)
-        self._tokens[step, stage] = num_tokens
+        self._counts.update({(step, stage, what): num for what, num in counts.items()})
 
     def forget_before(self, step: int) -> None:
-        for table in (self._busy_s, self._tokens):
-            for key in [key for key in table if key[0] < step]:
-                del table[key]
+        self._busy_s = defaultdict(list, {key: value for key, value in self._busy_s.items() if key[0] >= step})
+        self._counts = Counter({key: count for key, count in self._counts.items() if key[0] >= step})

@@ -60,7 +60,7 @@ class RolloutState:
     counts: dict[str, int]
     failures_in_a_row: int
     figures: dict[int, dict[str, float]]  # of the guide, by first step of the iteration
-    clock: tuple[tuple[int, str, tuple[float, ...], int], ...]  # (step, stage, busy seconds, tokens) of ready steps
+    clock: tuple[tuple[int, str, tuple[float, ...], dict[str, int]], ...]  # of ready steps, see StageClock.entries
     fleet: dict[str, Any] = field(default_factory=dict)  # what the references remember
 
 

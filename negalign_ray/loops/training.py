@@ -9,8 +9,8 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from negalign_ray.loops.behaviours import by_behaviour, figures
 from negalign_ray.loops.mismatch import mismatch_nats
 from negalign_ray.loops.roles import Batch, BatchSource, Learner, StepReport
 from negalign_ray.loops.schedule import SamplingSchedule
-from negalign_ray.loops.vitals import benign_logprob, sample_vitals
+from negalign_ray.loops.vitals import logprob_of, sample_vitals
 from negalign_ray.methods import Method, Needs
 from negalign_ray.methods.groups import LossOutput, RewardSource, build_group_tensors
 from negalign_ray.records import Group
@@ -52,8 +52,8 @@ class TrainingLoop:
     save_samples: Callable[[int, Sequence[Group]], None]  # step, groups this rank trained on
     reward: RewardSource | None = None  # what the method trains on, where it needs rewards
     weight_change_sq: Callable[[], float] | None = None  # this rank's part of ||W - W0||^2; None = not measured
-    benign: Sequence[Group] = ()  # good answers to benign prompts, whose log-prob is followed
-    benign_every: int = 10  # steps
+    followed: Mapping[str, Sequence[Group]] = field(default_factory=dict)  # fixed answers of each kind, and how often
+    follow_every: int = 10  # (steps) their log-prob is measured
 
     def run(self, *, first_step: int = 0) -> int:
         for step in range(first_step, self.config.steps):
@@ -79,8 +79,8 @@ class TrainingLoop:
         counts: dict[str, int] = defaultdict(int)
         if self.config.mismatch_every and batch.step % self.config.mismatch_every == 0:
             self._measure_mismatch(mine, sums, counts)  # before the update: on-policy samples are this very version's
-        if self.benign and batch.step % self.benign_every == 0:
-            self._measure_benign(sums, counts)
+        if batch.step % self.follow_every == 0:
+            self._follow(sums, counts)
         for number, groups in enumerate(fetched):
             done = self._backward(groups, batch, is_last=number == len(fetched) - 1)
             _accumulate(sums, counts, done.output)
@@ -146,16 +146,15 @@ class TrainingLoop:
         sums["learner/mismatch_nats"] = total
         counts["learner/mismatch_nats"] = num_tokens
 
-    def _measure_benign(self, sums: dict[str, float], counts: dict[str, int]) -> None:
-        total, num_tokens = benign_logprob(
-            self.learner,
-            self.benign,
-            rank=self.rank,
-            world_size=self.world_size,
-            micro_batch_tokens=self.config.micro_batch_tokens,
-        )
-        sums["learner/benign_logprob_nats"] = total
-        counts["learner/benign_logprob_nats"] = num_tokens
+    def _follow(self, sums: dict[str, float], counts: dict[str, int]) -> None:
+        for kind, groups in self.followed.items():
+            sums[f"learner/{kind}_logprob_nats"], counts[f"learner/{kind}_logprob_nats"] = logprob_of(
+                self.learner,
+                groups,
+                rank=self.rank,
+                world_size=self.world_size,
+                micro_batch_tokens=self.config.micro_batch_tokens,
+            )
 
     def _non_finite(self, what: str, value: float, groups: Sequence[Group]) -> NonFiniteError:
         ids = [group.order_id for group in groups]

@@ -1,4 +1,4 @@
-"""Signs of a collapse that cost next to nothing to read: from the step's own samples, and from a few benign answers.
+"""Signs of life that cost next to nothing to read: from the step's own samples, and from a few fixed human answers.
 
 The guards (guards.py) watch them. Sums and counts are added up over the ranks, so no split of a batch changes them.
 """
@@ -35,7 +35,7 @@ def sample_vitals(
             counts["learner/kl_nats"] += len(response.token_ids)
 
 
-def benign_logprob(
+def logprob_of(
     learner: Learner, groups: Sequence[Group], *, rank: int, world_size: int, micro_batch_tokens: int
 ) -> tuple[float, int]:
     """This rank's share of the log-prob of all responses of `groups`: sum in nats, and tokens. Collective: all ranks

@@ -59,6 +59,8 @@ class GuideRows:
 class GuideModel(nn.Module):
     """Encoder and decoder. Only what `requires_grad` is fitted; embeddings and output head are frozen."""
 
+    head_VH: Tensor  # a buffer
+
     def __init__(self, *, encoder: "Half", decoder: "Half", write_out: nn.Module, head_VH: Tensor, latent_size: int):
         super().__init__()
         self.encoder, self.decoder, self.write_out = encoder, decoder, write_out

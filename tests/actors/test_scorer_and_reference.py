@@ -87,7 +87,10 @@ def test_a_reference_prices_under_the_bare_prompt_and_remembers(make_scorer, toy
     )
 
     def price(*groups):
-        (_, _, num_tokens), *priced = ray.get(reference.price.options(num_returns=len(groups) + 1).remote(*groups))
+        (_, _, num_tokens, counts), *priced = ray.get(
+            reference.price.options(num_returns=len(groups) + 1).remote(*groups)
+        )
+        assert counts["num_prices"] == sum(len(group.responses) for group in groups)
         return num_tokens, priced
 
     group = make_group()

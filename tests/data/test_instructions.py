@@ -1,10 +1,8 @@
-"""Instructions and benign rows: packaged, from a file, or refused."""
-
-import json
+"""Instructions: packaged, from a file, or refused."""
 
 import pytest
 
-from negalign_ray.data.instructions import BenignRow, Instruction, load_benign, load_instructions
+from negalign_ray.data.instructions import Instruction, load_instructions
 from negalign_ray.errors import DataError
 from negalign_ray.records import Polarity
 
@@ -64,20 +62,3 @@ def test_broken_instruction_files_are_refused(content, message, tmp_path):
 def test_an_unknown_name_is_refused_with_the_packaged_ones():
     with pytest.raises(DataError, match="'morals' is neither a file nor one of 'moral'"):
         load_instructions("morals")
-
-
-def test_packaged_benign_rows_have_kinds():
-    rows = load_benign(None)
-    assert len(rows) >= 64
-    assert {"plain", "sounds_unsafe"} <= {row.kind for row in rows}
-
-
-def test_a_benign_file_needs_no_kind(tmp_path):
-    (tmp_path / "b.jsonl").write_text(json.dumps({"prompt": "Hi", "response": "Hello"}))
-    assert load_benign(str(tmp_path / "b.jsonl")) == (BenignRow("Hi", "Hello", "benign"),)
-
-
-def test_broken_benign_rows_are_listed(tmp_path):
-    (tmp_path / "b.jsonl").write_text('{"prompt": "Hi", "response": ""}\n{\n{"prompt": "Hi"}\n')
-    with pytest.raises(DataError, match=r"(?s)row 1: response is empty.*row 2: not JSON.*row 3: response is empty"):
-        load_benign(str(tmp_path / "b.jsonl"))

@@ -2,11 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from negalign_ray.data.ngrams import repetition_frac
 from negalign_ray.errors import NonFiniteError
-from negalign_ray.evaluation.measures import distinct_n, mean_length_tokens, perplexity
+from negalign_ray.evaluation.intervals import mean_interval
+from negalign_ray.evaluation.measures import distinct_contributions, distinct_n, mean_length_tokens, perplexity
 
 
 def test_length_is_the_mean_number_of_tokens_and_counts_empty_answers():
@@ -19,6 +23,34 @@ def test_distinct_2_counts_bigrams_over_all_answers_together():
     assert distinct_n([(1, 2, 3)]) == 1.0
     assert distinct_n([(1, 2, 3), (1, 2, 3)]) == 0.5  # two equal answers
     assert distinct_n([(1,), ()]) is None  # no bigram anywhere; no bigram spans two answers
+
+
+def test_each_answer_contributes_to_distinct_2_what_it_would_lack_without_it():
+    # 12 21 12 | 12: theta 2/4; without the first 1/1, without the second 2/3; 1/2 + 1 * (5/6 - 1), 1/2 + (5/6 - 2/3)
+    assert distinct_contributions([(1, 2, 1, 2), (1, 2)]) == pytest.approx([1 / 3, 2 / 3])
+    assert distinct_contributions([(1, 2, 3), (4, 5), (6, 7)]) == [1.0, 1.0, 1.0], "nothing repeats: no answer matters"
+    assert distinct_contributions([(1, 2), (), (3,)]) == [1.0, 1.0, 1.0], "without the only bigram nothing is left"
+    assert distinct_contributions([(1,), ()]) == distinct_contributions([]) == []
+
+
+@given(st.lists(st.lists(st.integers(0, 3), max_size=6), max_size=8))
+def test_the_mean_contribution_is_distinct_2(answers):
+    contributions = distinct_contributions(answers)
+    whole = distinct_n(answers)
+    assert (sum(contributions) / len(contributions) if contributions else None) == pytest.approx(whole)
+
+
+def test_the_interval_of_distinct_2_covers_its_expectation_about_95_percent_of_the_time():
+    """The plain bootstrap covers it never: half of the answers in a resample are repeats."""
+    rng = np.random.default_rng(0)
+
+    def answers():
+        return (rng.zipf(1.5, size=(24, 16)) % 200).tolist()
+
+    expected = np.mean([distinct_n(answers()) for _ in range(400)])
+    intervals = [mean_interval(distinct_contributions(answers()), resamples=200) for _ in range(200)]
+    covered = sum(interval.low <= expected <= interval.high for interval in intervals)
+    assert 0.90 <= covered / 200 <= 0.99
 
 
 def test_repetition_is_the_share_of_4_grams_seen_before():

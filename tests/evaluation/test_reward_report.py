@@ -105,7 +105,6 @@ def test_one_class_alone_says_nothing_and_says_so():
 
 
 def test_the_curve_is_drawn_for_every_head(tmp_path):
-    pytest.importorskip("matplotlib")
     report = report_of([unit("x", "y") for _ in range(4)], [1, 0, 1, 0, 1, 0, 0, 1])
     path = calibration_plot([report, report], tmp_path / "calibration.png")
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -51,7 +51,7 @@ def answer(order: Order, index: int, version: int) -> Response:
 @dataclass
 class FakeFleet:
     """`fault(kind, number)` is asked before call number 0, 1, ... of each kind: "sample", "score", "load", "empty",
-    "follow", "guide"."""
+    "gate", "follow", "guide"."""
 
     num_samplers: int = 1
     fault: Callable[[str, int], bool] = lambda kind, number: False
@@ -96,7 +96,7 @@ class FakeFleet:
         await asyncio.sleep(0)
         if self._fails("score"):
             raise ScoreError("HTTP 500", role="scorer")
-        return _result([_with_reward(handle.ref) for handle in handles])
+        return _result([_gated(_with_reward(handle.ref), closed=self._fails("gate")) for handle in handles])
 
     async def follow(self, weights: object, version: int) -> float:
         await asyncio.sleep(0)
@@ -116,7 +116,8 @@ class FakeFleet:
     async def price(self, handles: Sequence[Handle]) -> StageResult:
         await asyncio.sleep(0)
         self.priced_with.append(self.reference_version)
-        return _result([handle.ref for handle in handles])
+        num_prices = sum(len(handle.card.responses) for handle in handles)
+        return replace(_result([handle.ref for handle in handles]), num_prices=num_prices, num_remembered=2)
 
     async def load_weights(self, rank: int, weights: object, version: int) -> WeightReceipt:
         await asyncio.sleep(0)
@@ -138,6 +139,11 @@ class FakeFleet:
 
 def _with_reward(group: Group) -> Group:
     return replace(group, responses=tuple(replace(response, rewards={"harm": 0.25}) for response in group.responses))
+
+
+def _gated(group: Group, *, closed: bool) -> Group:
+    kept = tuple(response for response in group.responses if response.role is not Role.SAMPLE)
+    return replace(group, responses=kept) if closed else group
 
 
 def _with_distance(group: Group) -> Group:

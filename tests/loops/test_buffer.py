@@ -6,7 +6,7 @@ from tests.loops.fakes import make_factory
 
 
 def card(order_id: int, version: int | None = 0) -> GroupCard:
-    return GroupCard(order_id, version, num_tokens=10, responses=())
+    return GroupCard(order_id, version, num_tokens=10, responses=(), prompt_id=0)
 
 
 def filled_buffer(versions=(0, 0)) -> SlotBuffer:

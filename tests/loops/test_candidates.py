@@ -78,7 +78,7 @@ class Payload:
 
 def remember(lists: CandidateLists, prompt_id: int) -> weakref.ref:
     payload = Payload()
-    lists.remember([(prompt_id, Handle(payload, GroupCard(0, None, 1, ())))])
+    lists.remember([(prompt_id, Handle(payload, GroupCard(0, None, 1, (), prompt_id=prompt_id)))])
     return weakref.ref(payload)
 
 

@@ -23,6 +23,7 @@ def make_rollout(
     num_samples: int = 2,
     num_prompts: int = 5,
     candidates: CandidateLists | None = None,
+    wants_references: bool = True,
     **sampling,
 ) -> Rollout:
     config = SamplingConfig(num_samples=max(num_samples, 1), **{"online_from_step": 0, "buffer_groups": 6, **sampling})
@@ -33,6 +34,7 @@ def make_rollout(
         groups_per_step=GROUPS,
         num_steps=num_steps,
         candidates=candidates,
+        wants_references=wants_references,
     )
 
 

@@ -117,7 +117,7 @@ def test_a_guide_that_fails_for_good_ends_the_run_with_its_own_error():
 
 
 def handle(slot: int) -> Handle:
-    return Handle(f"group {slot}", GroupCard(slot, None, 1, ()))
+    return Handle(f"group {slot}", GroupCard(slot, None, 1, (), prompt_id=slot))
 
 
 def test_the_gate_opens_when_the_last_slot_of_an_iteration_arrives_and_sorts_them():

@@ -159,10 +159,10 @@ def test_a_non_finite_loss_names_the_groups_and_never_reaches_the_optimizer():
     assert source.reports == []
 
 
-def test_the_benign_log_prob_is_measured_before_the_update_of_every_nth_step():
+def test_the_log_prob_of_followed_answers_is_measured_before_the_update_of_every_nth_step():
     source = ListSource([make_group(0)])
     loop = make_loop(TablePolicy(), source, steps=5, mismatch_every=0)
-    replace(loop, benign=(make_group(7), make_group(8)), benign_every=2).run()
+    replace(loop, followed={"benign": (make_group(7), make_group(8))}, follow_every=2).run()
     key = "learner/benign_logprob_nats"
     assert [report.step for report in source.reports if key in report.sums] == [0, 2, 4]
     # two groups; the policy says -1 and -1.25 of the two tokens of an answer

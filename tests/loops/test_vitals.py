@@ -7,7 +7,7 @@ import torch
 
 from negalign_ray.loops.merge import merge_ranks
 from negalign_ray.loops.roles import StepReport
-from negalign_ray.loops.vitals import benign_logprob, sample_vitals
+from negalign_ray.loops.vitals import logprob_of, sample_vitals
 from negalign_ray.records import Group, GroupCard, Prompt, Response, ResponseCard, Role
 
 PROMPT = Prompt(0, "p", (("user", "p"),), (5,), ())
@@ -71,11 +71,11 @@ class OneNatAToken:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-def test_the_benign_log_prob_is_that_of_all_answers_however_many_ranks_share_them(world_size):
+def test_the_followed_log_prob_is_that_of_all_answers_however_many_ranks_share_them(world_size):
     groups = [Group(n, PROMPT, (sample(*range(n + 1)),)) for n in range(3)]  # 1, 2 and 3 tokens, and a prompt each
     learners = [OneNatAToken() for _ in range(world_size)]
     parts = [
-        benign_logprob(learner, groups, rank=rank, world_size=world_size, micro_batch_tokens=3)
+        logprob_of(learner, groups, rank=rank, world_size=world_size, micro_batch_tokens=3)
         for rank, learner in enumerate(learners)
     ]
     assert (sum(total for total, _ in parts), sum(num for _, num in parts)) == (-6.0, 6)
@@ -86,4 +86,4 @@ def test_a_card_keeps_the_opening_of_a_sample_and_of_no_human_answer():
     card = Group(0, PROMPT, (HUMAN, sample(7, 8, 9, 10), sample(5, carried=True))).card()
     assert [response.opening for response in card.responses] == [(), (7, 8, 9), (5,)]
     assert card.sample_openings == ((7, 8, 9),)
-    assert GroupCard(0, 0, 1, (ResponseCard(Role.NEGATIVE, 1),)).sample_openings == ()
+    assert GroupCard(0, 0, 1, (ResponseCard(Role.NEGATIVE, 1),), prompt_id=0).sample_openings == ()
