@@ -27,6 +27,7 @@ from negalign_ray.config import LearnersConfig
 from negalign_ray.data.collate import PackedRows, dummy_rows, pack_rows
 from negalign_ray.engines.export import write_model_folder
 from negalign_ray.engines.lr_schedule import lr_at
+from negalign_ray.engines.training_state import Piece, read_state, write_state
 from negalign_ray.engines.weight_change import Shard, WeightChange, padding_of
 from negalign_ray.errors import ConfigError
 from negalign_ray.models.device import Device, device_of
@@ -169,6 +170,38 @@ class DeepSpeedEngine:
             write_model_folder(Path(path), weights, model=self.hf_model, tokenizer_folder=Path(tokenizer_folder))
         dist.barrier()
 
+    def save(self, folder: Path) -> None:
+        """Write all that training goes on from into `folder`, which rank 0 has made. Collective, after `step`."""
+        is_sharded = self.config.zero_stage > 0 and dist.get_world_size() > 1
+        write_state(
+            folder,
+            list(self._pieces()),
+            self._optimizer,
+            num_steps_done=self.num_steps_done,
+            is_rank_0=dist.get_rank() == 0,
+            add_up=dist.all_reduce if is_sharded else lambda tensor: None,
+        )
+        dist.barrier()
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote, under any ZeRO stage and number of ranks. Collective. CheckpointError."""
+        named = dict(self.hf_model.named_parameters())
+        zero = self._engine.optimizer
+        is_stage_3 = self.config.zero_stage == 3
+        if is_stage_3:
+            zero.checkpoint_event_prologue()  # gathered parameters would keep their old values
+
+        def set_copy(name: str, whole: Tensor) -> None:
+            if not is_stage_3:  # every rank has the whole compute copy
+                named[name].data.copy_(whole)
+
+        self.num_steps_done = read_state(folder, list(self._pieces()), self._optimizer, set_copy=set_copy)
+        if is_stage_3:  # as after an optimizer step: round the master weights, hand small parameters to every rank
+            for number in range(len(zero.fp32_partitioned_groups_flat)):
+                zero._reassign_or_swap_out_partitioned_parameters(number)
+            zero.checkpoint_event_epilogue()
+        dist.barrier()
+
     def peak_memory_bytes(self) -> int:
         """Largest memory so far: of the device's allocator, or the process's resident set on a CPU."""
         if self.device == "cuda":
@@ -186,6 +219,33 @@ class DeepSpeedEngine:
     def _unsharded_grad_norm(self) -> Tensor:
         gradients = [parameter.grad for parameter in self._policy.parameters() if parameter.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
+
+    def _pieces(self) -> Iterator[Piece]:
+        """Where this rank's part of each trained parameter lies, in the order of the model."""
+        for name, parameter in self.hf_model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if self.config.zero_stage == 0:
+                shape = tuple(parameter.shape)
+                yield Piece(name, shape, parameter, num=parameter.numel())
+            elif self.config.zero_stage == 3:
+                yield self._partition_piece(name, parameter)
+            elif (mapping := parameter._hp_mapping) is None:  # lies on other ranks
+                yield Piece(name, tuple(parameter.shape))
+            else:
+                here, there = mapping.hp_fragment_address, mapping.lp_fragment_address
+                flat = self._optimizer.param_groups[mapping.param_group_index]["params"][0]
+                yield Piece(name, tuple(parameter.shape), flat, here.start, there.start, here.numel)
+
+    def _partition_piece(self, name: str, parameter: Any) -> Piece:
+        """ZeRO-3 cuts every parameter into equal parts, the last ones padded."""
+        zero = self._engine.optimizer
+        group, start, size = zero.grad_position[zero.get_param_id(parameter)]
+        offset = size * dist.get_rank()
+        num = min(size, parameter.ds_numel - offset)
+        shape = tuple(parameter.ds_shape)
+        flat = zero.fp32_partitioned_groups_flat[group]
+        return Piece(name, shape, flat, start, offset, num) if num > 0 else Piece(name, shape)
 
     def _owned_shards(self) -> list[Shard]:
         """The float32 weights that this rank's optimizer updates in place."""
