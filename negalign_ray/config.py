@@ -461,6 +461,10 @@ class CheckpointsConfig(Section):
     keep_finished: bool = False  # true = a run that took all its steps keeps them; else nothing is left to resume
     url: str | None = None  # every checkpoint is also copied there while the run goes on: any URL that fsspec opens
 
+    def due(self, step: int, *, num_steps: int) -> bool:
+        """Whether there is one after `step` optimizer steps; after the last one there is nothing to go on from."""
+        return self.every > 0 and step % self.every == 0 and (step < num_steps or self.keep_finished)
+
 
 class DeadlinesConfig(Section):
     """Longest wait for each remote call, in seconds. A miss names the role and raises StallError."""

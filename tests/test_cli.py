@@ -235,6 +235,7 @@ class FakeStatus:
     metrics: dict[str, float] = field(default_factory=dict)
     fatal: None = None
     firings: tuple = ()
+    fit: tuple[int, float] | None = None
 
 
 class FakeClock:
@@ -277,6 +278,35 @@ def test_progress_on_a_terminal_shows_every_role():
     text = console.file.getvalue()
     for part in ("samplers", "tok/s 267", "scorers", "references", "learners", "conductor", "1/10 steps"):
         assert part in text
+
+
+def test_the_fit_of_the_guide_is_no_silence_with_and_without_a_terminal():
+    console, watch = Console(file=io.StringIO(), width=200), FakeClock()
+    figures = {"guide/busy_s": 61.0, "guide/gain_nats": 0.25, "guide/distance": 1.5}
+    with Progress(console, title="ld_align", now=watch) as progress:
+        watch.now_s = 20.0
+        progress.update("training", FakeStatus(0, fit=(96, 0.4)))
+        progress.update("training", FakeStatus(0, fit=(96, 35.4)))
+        console.print(progress._render())
+        watch.now_s = 81.0
+        progress.update("training", FakeStatus(0, metrics=figures))
+        progress.update("training", FakeStatus(0, metrics=figures))
+    lines = console.file.getvalue().splitlines()
+    assert any(line.split() == ["guide", "fitting", "on", "96", "groups", "for", "0:35"] for line in lines)
+    assert [line for line in lines if line.startswith("[")] == [
+        "[0:20] training",
+        "[0:20] guide: fitting on 96 groups for 0:00",
+        "[1:21] guide: fit s 61.0  gain nats/token +0.25  distance 1.50",
+    ]
+
+
+def test_a_run_without_a_guide_has_no_line_for_one():
+    console = Console(file=io.StringIO(), width=200)
+    with Progress(console, title="d2o", now=FakeClock()) as progress:
+        progress.update("training", FakeStatus(1))
+        console.print(progress._render())
+    assert "references" in console.file.getvalue()
+    assert "guide" not in console.file.getvalue()
 
 
 def test_a_clock_shows_hours_only_when_there_are_some():

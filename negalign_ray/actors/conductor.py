@@ -37,6 +37,7 @@ class Status:
     metrics: dict[str, float]  # of the last step
     fatal: NegalignError | None
     firings: tuple[Firing, ...] = ()  # of guards, so far
+    fit: tuple[int, float] | None = None  # groups, seconds so far: the guide is being fitted
 
 
 @ray.remote(num_cpus=0, max_concurrency=256)  # type: ignore[call-overload]  # Ray's overloads lack it
@@ -159,15 +160,17 @@ class Conductor:
 
     def status(self) -> Status:
         rollout = self._rollout
+        guide = rollout.figures[max(rollout.figures)] if rollout and rollout.figures else {}
         return Status(
             step=self._step,
             num_steps=self._config.learners.steps,
             sampler_version=rollout.sampler_version if rollout else 0,
             ready_groups=rollout.buffer.num_ready if rollout else 0,
             buffered_groups=len(rollout.buffer) if rollout else 0,
-            metrics=self._last_metrics,
+            metrics={**guide, **self._last_metrics},  # of the newest iteration: only its first step's row has them
             fatal=self._learner_error or (rollout.fatal if rollout else None),
             firings=tuple(self._firings),
+            fit=rollout.fit if rollout else None,
         )
 
     async def close(self) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """`negalign-ray evaluate`: the table of a run for any model, in a folder of its own.
 
-<run>/evaluations/<model>/   config.yaml, summary.json, samples/evaluation.jsonl, logs/ and, with a "before" side,
-                             evaluation.json; a further evaluation of the same model goes to <model>-2, and so on
+<run>/evaluations/<model>/   config.yaml, summary.json, summary.md, samples/evaluation.jsonl, logs/ and, with a
+                             "before" side, evaluation.json; the next evaluation of this model: <model>-2
 """
 
 import itertools

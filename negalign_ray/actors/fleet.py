@@ -258,6 +258,7 @@ def make_sampler(plan: Plan, rank: int) -> ActorHandle:
         model_path=str(plan.model_path),
         dtype=plan.sampler_dtype,
         stop_ids=plan.stop_ids,
+        max_model_len=plan.max_model_len,
         max_candidates=plan.candidates.max_candidates if plan.candidates else 0,
     )
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from negalign_ray.actors.plan_checks import check_plan, check_settings, instruction_tokens
 from negalign_ray.config import LATENT_DISTANCE, Config, NEATConfig
 from negalign_ray.data.benign import load_benign
 from negalign_ray.data.chat import ChatTokenizer, load_chat
@@ -33,6 +34,16 @@ class Plan:
     benign: tuple[Prompt, ...]
     probes: Probes | None  # None = no evaluation
     instructions: tuple[Instruction, ...]
+    instruction_tokens: int  # what the longest of them adds to a prompt
+
+    @property
+    def max_answer_tokens(self) -> int:
+        return max(self.config.sampling.max_new_tokens, self.config.evaluation.max_new_tokens)
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of the longest sequence a sampler can meet: instruction, prompt and answer."""
+        return self.config.data.max_prompt_tokens + self.instruction_tokens + self.max_answer_tokens
 
     @property
     def method(self) -> Method:
@@ -86,24 +97,30 @@ def make_plan(config: Config) -> Plan:
     rpos_path = resolve_model(config.references.rpos).resolve() if config.references.rpos else model_path
     rneg_path = resolve_model(config.references.rneg).resolve() if config.references.rneg else rpos_path
     config = _with_backbone(config, model_path)
+    learner_dtype = resolve_dtype(config.learners.dtype, gpus=config.learners.gpus)
+    check_settings(config, learner_dtype=learner_dtype)
     for head in (*config.scorers.heads, *config.evaluation.heads):
         check_head(head)
     chat = load_chat(model_path, template=config.model.chat_template)
     data = load_prompts(config.data, chat, seed=config.run.seed, needs=needed_roles(config))
     benign = load_benign(config.data.benign_path, chat, limits=config.data)
-    return Plan(
+    instructions = load_instructions(config.sampling.instructions)
+    plan = Plan(
         config=config,
         model_path=model_path,
         rpos_path=rpos_path,
         rneg_path=rneg_path,
         sampler_dtype=resolve_dtype(config.model.dtype, gpus=config.samplers.gpus),
-        learner_dtype=resolve_dtype(config.learners.dtype, gpus=config.learners.gpus),
+        learner_dtype=learner_dtype,
         stop_ids=chat.end_ids,
         data=data,
         benign=benign,
         probes=_probes(config, data, benign, chat) if config.evaluation.enabled else None,
-        instructions=load_instructions(config.sampling.instructions),
+        instructions=instructions,
+        instruction_tokens=instruction_tokens(chat, instructions),
     )
+    check_plan(plan)
+    return plan
 
 
 def _probes(config: Config, data: LoadedData, benign: tuple[Prompt, ...], chat: ChatTokenizer) -> Probes:

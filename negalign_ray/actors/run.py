@@ -26,6 +26,7 @@ from negalign_ray.actors.plan import Plan, make_plan
 from negalign_ray.actors.processes import Background, start_actor, typed, wait_until_ready
 from negalign_ray.config import Config
 from negalign_ray.errors import ConfigError, NegalignError, RoleError
+from negalign_ray.evaluation.table import summary_markdown
 from negalign_ray.settings import dump_config
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,9 @@ def create_run_dir(config: Config) -> None:
     (run_dir / "config.yaml").write_text(dump_config(config))
 
 
-RESULTS = ("metrics.jsonl", "summary.json", SIDES_FILE, "samples", "logs", "model", "ray_train", "tensorboard")
+RESULTS = (
+    "metrics.jsonl", "summary.json", "summary.md", SIDES_FILE, "samples", "logs", "model", "ray_train", "tensorboard",
+)  # fmt: skip
 
 
 def _delete_results(run_dir: Path) -> None:
@@ -88,9 +91,16 @@ def _delete_results(run_dir: Path) -> None:
 
 
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
-    temporary = run_dir / "summary.json.tmp"
-    temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    temporary.replace(run_dir / "summary.json")
+    """summary.json, and summary.md for people where something was evaluated."""
+    _replace(run_dir / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    if "figures" in summary:
+        _replace(run_dir / "summary.md", summary_markdown(summary))
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def _guard_rows(status: Status) -> dict[str, Any]:

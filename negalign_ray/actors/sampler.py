@@ -42,6 +42,7 @@ class Sampler:
         model_path: str,
         dtype: ComputeDtype,
         stop_ids: tuple[int, ...],
+        max_model_len: int,
         max_candidates: int = 0,
     ) -> None:
         open_log(config.run_dir, f"sampler-{rank}")
@@ -51,7 +52,14 @@ class Sampler:
             temperature=config.sampling.temperature,
             top_p=config.sampling.top_p,
         )
-        self._engine = build_engine(config, rank=rank, model_path=model_path, dtype=dtype, stop_ids=stop_ids)
+        self._engine: GenerationEngine = engine_class(config.samplers.engine)(
+            Path(model_path),
+            config=config.samplers,
+            dtype=dtype,
+            max_model_len=max_model_len,
+            seed=config.run.seed + rank,
+            stop_ids=stop_ids,
+        )
 
     def ready(self) -> int:
         """Warms the engine up (the first call compiles and allocates) and returns the loaded weights' checksum."""
@@ -93,26 +101,6 @@ class Sampler:
         self._version = bundle.version
         seconds = time.perf_counter() - started
         return WeightReceipt(self._rank, bundle.version, checksum, seconds, bundle.num_bytes)
-
-
-def build_engine(
-    config: Config, *, rank: int, model_path: str, dtype: ComputeDtype, stop_ids: tuple[int, ...]
-) -> GenerationEngine:
-    return engine_class(config.samplers.engine)(
-        Path(model_path),
-        config=config.samplers,
-        dtype=dtype,
-        max_model_len=longest_context(config),
-        seed=config.run.seed + rank,
-        stop_ids=stop_ids,
-    )
-
-
-def longest_context(config: Config) -> int:
-    """Tokens of the longest sequence a sampler can meet: instruction, prompt and answer."""
-    instruction_tokens = 256
-    answer = max(config.sampling.max_new_tokens, config.evaluation.max_new_tokens)
-    return config.data.max_prompt_tokens + instruction_tokens + answer
 
 
 def answer_orders(

@@ -19,7 +19,6 @@ import torch
 from negalign_ray.actors.fleet import make_sampler
 from negalign_ray.actors.plan import Plan, make_plan
 from negalign_ray.actors.processes import open_log, start_actor, thread_environment, wait_until_ready
-from negalign_ray.actors.sampler import longest_context
 from negalign_ray.bench.measure import BENCH_SETTINGS, interleave, median_ratio, with_settings
 from negalign_ray.bench.sizes import Sizes
 from negalign_ray.bench.work import next_orders, order_factory
@@ -140,7 +139,7 @@ class _BareVllm:
         self._llm = LLM(
             str(plan.model_path),
             dtype=plan.sampler_dtype,
-            max_model_len=longest_context(plan.config),
+            max_model_len=plan.max_model_len,
             max_num_seqs=samplers.max_num_seqs,
             kv_cache_memory_bytes=int(samplers.kv_cache_gib * GIB),
             enforce_eager=True,  # as the sampler's engine

@@ -25,10 +25,16 @@ STEP_FIELDS = (  # what the line of a step shows: label, metric, format
     ("gradient", "learner/grad_norm", "{:.1f}"),
     ("stale", "sampler/staleness_steps", "{:.1f}"),
 )
+GUIDE_FIELDS = (
+    ("fit s", "guide/busy_s", "{:.1f}"),
+    ("gain nats/token", "guide/gain_nats", "{:+.2f}"),
+    ("distance", "guide/distance", "{:.2f}"),
+)
 ROLE_FIELDS = (  # what the live line of a role shows
     ("samplers", (("tok/s", "sampler/tokens_per_s", "{:.0f}"), ("busy s", "sampler/busy_s", "{:.1f}"))),
     ("scorers", (("busy s", "scorer/busy_s", "{:.2f}"),)),
     ("references", (("busy s", "reference/busy_s", "{:.1f}"),)),
+    ("guide", GUIDE_FIELDS),
     ("learners", (("tok/s", "learner/tokens_per_s", "{:.0f}"), ("waited s", "learner/pull_wait_s", "{:.1f}"))),
     ("conductor", (("buffer", "conductor/buffer_groups", "{:.0f}"), ("re-issued", "conductor/reissued", "{:.0f}"))),
 )
@@ -47,6 +53,14 @@ def clock(seconds: float) -> str:
     return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
 
 
+def _guide_line(status: "Status") -> str:
+    """ "fitting on 96 groups for 0:35" while the learners wait for it, then what came out; "" for other methods."""
+    if status.fit is None:
+        return shown(GUIDE_FIELDS, status.metrics)
+    num_groups, seconds = status.fit
+    return f"fitting on {num_groups} groups for {clock(seconds)}"
+
+
 class Progress:
     """Context manager; `update` is what `actors.run.train` calls with the phase and the conductor's status."""
 
@@ -57,6 +71,7 @@ class Progress:
         self._first: tuple[int, float] | None = None  # first step seen and when: the start-up is not in the ETA
         self._last_step = 0
         self._num_firings = 0
+        self._fitting = False  # LD-Align's guide
         self._started_s = self._phase_s = now()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
 
@@ -78,6 +93,9 @@ class Progress:
         if status is None:
             return
         self._status = status
+        if (status.fit is not None) != self._fitting:
+            self._fitting = not self._fitting
+            self._print(f"[{clock(now - self._started_s)}] guide: {_guide_line(status)}")
         if status.step > self._last_step:
             self._last_step = status.step
             self._first = self._first or (status.step, now)
@@ -124,7 +142,9 @@ class Progress:
         )
         roles = Table.grid(padding=(0, 2))
         for role, fields in ROLE_FIELDS:
-            roles.add_row(Text(role, style="cyan"), shown(fields, status.metrics))
+            text = shown(fields, status.metrics) if role != "guide" else _guide_line(status)
+            if text or role != "guide":  # only LD-Align has one
+                roles.add_row(Text(role, style="cyan"), text)
         versions = f"samplers at version {status.sampler_version}, {status.ready_groups} groups ready"
         roles.add_row(Text("now", style="cyan"), versions)
         return Group(bar, roles)

@@ -29,8 +29,8 @@ from negalign_ray.engines.export import write_model_folder
 from negalign_ray.engines.lr_schedule import lr_at
 from negalign_ray.engines.training_state import Piece, read_state, write_state
 from negalign_ray.engines.weight_change import Shard, WeightChange, padding_of
-from negalign_ray.errors import ConfigError
 from negalign_ray.models.device import Device, device_of
+from negalign_ray.models.dtype import require_exact_accumulation
 from negalign_ray.models.loading import load_causal_lm
 from negalign_ray.models.lora import inject_lora, lora_scaling, merged_weights
 from negalign_ray.models.policy import ResponseLogprobs, log_complement, sum_by_response
@@ -56,11 +56,7 @@ class DeepSpeedEngine:
         ModelError: see `device_of`, `load_causal_lm`, `inject_lora` and `ResponseLogprobs`. ConfigError: ZeRO 0 with
         bfloat16.
         """
-        if config.zero_stage == 0 and dtype != torch.float32:
-            raise ConfigError(
-                "learners.zero_stage=0 with bfloat16 would accumulate gradients in bfloat16; set learners.zero_stage=1 "
-                "(same memory on one rank, less on several) or learners.dtype=float32."
-            )
+        require_exact_accumulation(config.zero_stage, "float32" if dtype == torch.float32 else "bfloat16")
         self.config, self.dtype = config, dtype
         self.device = device_of("learners", gpus=config.gpus)
         deepspeed = _start_deepspeed(self.device)

@@ -83,7 +83,8 @@ class CheckedEngine(ABC):
         if longest + spec.max_new_tokens > self._max_model_len:
             raise RoleError(
                 f"a context of {longest} tokens + sampling.max_new_tokens={spec.max_new_tokens} exceeds the engine's "
-                f"{self._max_model_len} tokens; shorten data.max_prompt_tokens or the answers.",
+                f"{self._max_model_len} tokens; lower data.max_prompt_tokens or sampling.max_new_tokens, or shorten "
+                "the instructions.",
                 role="sampler",
                 weight_version=self._version,
             )

@@ -38,7 +38,10 @@ class PromptCursor:
 
 
 class OrderFactory:
-    """Writes orders. Sample i of order o is asked for under instruction (o * K + i) mod number of instructions."""
+    """Writes orders. Samples are asked for under each polarity in turn, and within it under each instruction in turn.
+
+    good: g1 g2 g3, bad: b1 b2, two samples an order  ->  g1 b1 | g2 b2 | g3 b1 | g1 b2, in whatever order they came
+    """
 
     def __init__(
         self,
@@ -49,7 +52,11 @@ class OrderFactory:
         seed: int,
         context_ids: ContextIds,
     ) -> None:
-        self._prompts, self._instructions, self._num_samples = prompts, instructions, num_samples
+        self._prompts, self._num_samples = prompts, num_samples
+        self._decks = [
+            [each for each in instructions if each.polarity is polarity]
+            for polarity in dict.fromkeys(each.polarity for each in instructions)
+        ]
         self._seed, self._context_ids = seed, context_ids
         self._cursor = PromptCursor(len(prompts), seed=seed)
         self._next_id = 0
@@ -88,8 +95,9 @@ class OrderFactory:
 
     def _request(self, prompt: Prompt, order_id: int, index: int) -> SampleRequest:
         seed = random.Random(f"{self._seed}/sample/{order_id}/{index}").getrandbits(31)
-        if not self._instructions:
+        if not self._decks:
             return SampleRequest(self._context_ids(prompt, None), seed)
-        instruction = self._instructions[(order_id * self._num_samples + index) % len(self._instructions)]
+        turn, deck = divmod(order_id * self._num_samples + index, len(self._decks))
+        instruction = self._decks[deck][turn % len(self._decks[deck])]
         context_ids = self._context_ids(prompt, instruction.text)
         return SampleRequest(context_ids, seed, instruction.id, instruction.polarity)

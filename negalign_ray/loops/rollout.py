@@ -12,6 +12,7 @@ condition; nothing here knows Ray or torch.
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -63,6 +64,7 @@ class Rollout:
         )
         self._references_follow = references_follow and wants_references
         self._wants_guide = wants_guide
+        self._fit: tuple[int, float] | None = None  # groups that the guide is being fitted on, and since when
         self._weights: Any = None
         self._num_waves = 0
         self._resumed: RolloutState | None = None  # set until the samplers hold the version that is due
@@ -149,6 +151,14 @@ class Rollout:
     @property
     def fatal(self) -> NegalignError | None:
         return self._fatal
+
+    @property
+    def fit(self) -> tuple[int, float] | None:
+        """(groups, seconds so far) of the guide's fit under way, which all learners wait for; None when there is none.
+
+        Iterations come one after another: the next one is sampled from weights that this one trains.
+        """
+        return None if self._fit is None else (self._fit[0], time.perf_counter() - self._fit[1])
 
     # -- checkpoints -------------------------------------------------------------------------------------------
 
@@ -283,7 +293,11 @@ class Rollout:
         whole = self._books.gate.add(filled)
         if not whole:
             return []
-        guided = await self._fleet.guide([handle for _, handle in whole])
+        self._fit = len(whole), time.perf_counter()
+        try:
+            guided = await self._fleet.guide([handle for _, handle in whole])
+        finally:
+            self._fit = None
         first_step = self.buffer.step_of(whole[0][0])
         self.clock.add(first_step, "guide", guided.busy_s)
         self.figures[first_step] = dict(guided.figures)

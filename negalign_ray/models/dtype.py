@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from negalign_ray.config import Dtype
+from negalign_ray.errors import ConfigError
 
 ComputeDtype = Literal["bfloat16", "float32"]
 
@@ -15,6 +16,15 @@ def resolve_dtype(dtype: Dtype, *, gpus: float) -> ComputeDtype:
     if dtype != "auto":
         return dtype
     return "bfloat16" if gpus > 0 or cpu_multiplies_bfloat16() else "float32"
+
+
+def require_exact_accumulation(zero_stage: int, dtype: ComputeDtype) -> None:
+    """ConfigError for ZeRO 0 in bfloat16: DeepSpeed keeps float32 gradient sums only from stage 1 on."""
+    if zero_stage == 0 and dtype != "float32":
+        raise ConfigError(
+            "learners.zero_stage=0 with bfloat16 would accumulate gradients in bfloat16; set learners.zero_stage=1 "
+            "(same memory on one rank, less on several) or learners.dtype=float32."
+        )
 
 
 def cpu_multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -1,9 +1,12 @@
 """Where `negalign-ray evaluate` writes, and what: never among the files of the run that it reads."""
 
+import json
+
 import pytest
 
 from negalign_ray.actors.evaluate import in_own_folder
 from negalign_ray.actors.plan import make_plan
+from negalign_ray.actors.run import write_summary
 from negalign_ray.config import Config
 from negalign_ray.records import Generation
 from tests.actors.conftest import read_rows
@@ -43,3 +46,13 @@ def test_one_model_alone_is_described_and_its_answers_are_written(toy_config):
     rows = read_rows(plan.config.run_dir / "samples" / "evaluation.jsonl")
     assert [row["answer"] for row in rows] == ["ok"] * 3
     assert set(rows[0]) == {"prompt", "behaviour", "answer"}
+
+    write_summary(plan.config.run_dir, summary)
+    assert json.loads((plan.config.run_dir / "summary.json").read_text()) == summary
+    table = (plan.config.run_dir / "summary.md").read_text()
+    assert "| log-prob per token, held-out negatives | -1.000 [-1.000, -1.000] |" in table
+
+
+def test_a_run_without_evaluation_has_no_table(tmp_path):
+    write_summary(tmp_path, {"steps": 2, "wall_s": 1.0})
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]

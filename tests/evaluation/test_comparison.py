@@ -131,6 +131,7 @@ def test_the_report_is_json_and_the_table_shows_what_was_asked_for(report):
     assert lines["judge, mean"].endswith("0.100 [0.100, 0.100]* |")
     assert lines["judge, mean, minus steady"].endswith("-0.200 [-0.300, -0.100]* |")
     assert lines["rude"].startswith("| rude | ↓ | 0.600")
+    assert lines["seconds of the whole run"].split(" | ")[3:] == ["30", "30 |"]
     assert lines["harm, lowest and highest seed"].split(" | ")[3] == "0.500 (0.300 to 0.700)"
     for note in ("3 updates of 2 prompts", "loud: 1 of 2 seeds finished", "loud, seed 1: StallError: learner[0]"):
         assert note in markdown

@@ -64,6 +64,7 @@ class FakeFleet:
     priced_with: list[int] = field(default_factory=list)  # version of the references, for every call of `price`
     guided: list[tuple[int, ...]] = field(default_factory=list)  # order ids of every call of `guide`
     max_candidates: int = 0
+    hold_guide: asyncio.Event | None = None  # when set, the guide waits for it
 
     def __post_init__(self):
         self.versions = [0] * self.num_samplers
@@ -107,6 +108,8 @@ class FakeFleet:
 
     async def guide(self, handles: Sequence[Handle]) -> StageResult:
         await asyncio.sleep(0)
+        if self.hold_guide is not None:
+            await self.hold_guide.wait()
         if self._fails("guide"):
             raise RoleError("killed", role="guide")
         self.guided.append(tuple(handle.card.order_id for handle in handles))

@@ -3,7 +3,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from negalign_ray.data.instructions import Instruction
+from negalign_ray.data.instructions import Instruction, load_instructions
 from negalign_ray.loops.orders import PromptCursor
 from negalign_ray.records import Polarity
 from tests.loops.fakes import make_factory
@@ -48,3 +48,19 @@ def test_a_repeated_order_asks_for_the_same_prompt_with_other_seeds():
 
 def test_a_method_without_samples_orders_none():
     assert make_factory(num_samples=0).next_order().requests == ()
+
+
+def test_good_and_bad_instructions_are_dealt_in_turn_however_they_stand_in_the_file():
+    good = tuple(Instruction(f"g{n}", "Be kind.", Polarity.POSITIVE) for n in range(1, 4))
+    bad = tuple(Instruction(f"b{n}", "Be rude.", Polarity.NEGATIVE) for n in range(1, 3))
+    factory = make_factory(num_samples=2, instructions=(*good, *bad))
+    dealt = [[request.instruction for request in factory.next_order().requests] for _ in range(6)]
+    assert dealt == [["g1", "b1"], ["g2", "b2"], ["g3", "b1"], ["g1", "b2"], ["g2", "b1"], ["g3", "b2"]]
+
+
+def test_packaged_instructions_are_dealt_in_the_order_of_their_file():
+    for name in ("moral", "neat", "neat_pp"):
+        instructions = load_instructions(name)
+        factory = make_factory(num_samples=len(instructions), instructions=instructions)
+        asked = [request.instruction for request in factory.next_order().requests]
+        assert asked == [instruction.id for instruction in instructions]

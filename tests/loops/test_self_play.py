@@ -116,6 +116,26 @@ def test_a_guide_that_fails_for_good_ends_the_run_with_its_own_error():
         run(rollout, 2)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_fit_under_way_is_told_with_its_groups_and_its_seconds_until_it_ends_either_way(fails):
+    async def scenario():
+        fleet = FakeFleet(hold_guide=asyncio.Event(), fault=lambda kind, number: kind == "guide" and fails)
+        rollout = make_rollout(fleet, num_steps=2)
+        assert rollout.fit is None
+        await rollout.start()
+        await asyncio.sleep(0.02)
+        num_groups, seconds = rollout.fit
+        assert num_groups == 2 * GROUPS
+        assert 0 <= seconds < 2
+        fleet.hold_guide.set()
+        await asyncio.sleep(0.02)
+        assert rollout.fit is None
+        assert (rollout.fatal is not None) == fails
+        await rollout.close()
+
+    asyncio.run(scenario())
+
+
 def handle(slot: int) -> Handle:
     return Handle(f"group {slot}", GroupCard(slot, None, 1, (), prompt_id=slot))
 
