@@ -367,12 +367,16 @@ class FollowConfig(Section):
     every: PositiveInt = 10  # optimizer steps between two measurements; each costs one forward of all of them
 
 
+GuardAction = Literal["off", "warn", "stop", "rollback"]
+
+
 class Guard(Section):
     """`limit` is what the mean of the last `window` measured values may reach."""
 
     limit: NonNegativeFloat
     window: PositiveInt = 5  # measured values; the first `window` of them are the start that some guards compare with
-    action: Literal["off", "warn", "stop"] = "stop"  # stop = end after this step, with the model and the table
+    action: GuardAction = "stop"  # stop = end after this step, with the model and the table; rollback = the same, with
+    # the model of the newest checkpoint from before the window
 
 
 class NonFiniteGuard(Guard):
@@ -417,7 +421,7 @@ class OpeningsGuard(Guard):
     """All answers begin alike."""
 
     limit: Fraction = 0.5  # share of sampler/distinct_openings_frac lost since the start [choice]
-    action: Literal["off", "warn", "stop"] = "warn"
+    action: GuardAction = "warn"
 
 
 class LengthGuard(Guard):
@@ -425,7 +429,7 @@ class LengthGuard(Guard):
 
     limit: NonNegativeFloat = 0.5  # change of sampler/length_tokens, as a share of the start [choice]
     window: PositiveInt = 10
-    action: Literal["off", "warn", "stop"] = "warn"
+    action: GuardAction = "warn"
 
 
 class RewardDriftGuard(Guard):
@@ -433,7 +437,7 @@ class RewardDriftGuard(Guard):
 
     limit: NonNegativeFloat = 0.5  # share of that lead lost [choice]
     window: PositiveInt = 10
-    action: Literal["off", "warn", "stop"] = "warn"
+    action: GuardAction = "warn"
 
 
 class GuardsConfig(Section):

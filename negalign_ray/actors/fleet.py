@@ -211,12 +211,19 @@ class RayFleet:
 
     async def remembered(self) -> dict[str, Any]:
         """The prices of every reference, pool by pool and rank by rank."""
-        calls = [[(rank, actor.prices.remote()) for rank, actor in enumerate(pool.actors)] for pool in self._references]
-        prices = [
-            await asyncio.gather(*(self._within("reference_s", call, "reference", rank) for rank, call in pool))
-            for pool in calls
-        ]
-        return {"prices": prices}
+        return {
+            "prices": [
+                await asyncio.gather(*(self._prices(actor, rank) for rank, actor in enumerate(pool.actors)))
+                for pool in self._references
+            ]
+        }
+
+    async def _prices(self, reference: ActorHandle, rank: int) -> dict[str, float]:
+        try:
+            return await self._within("reference_s", reference.prices.remote(), "reference", rank)
+        except RoleError as error:  # the next call for prices replaces it; a checkpoint is no reason to end the run
+            log.warning("%s; a run resumed from this checkpoint computes its prices again", error)
+            return {}
 
     async def remember(self, state: Mapping[str, Any]) -> None:
         """With another number of references a prompt may have moved to another one, so that each gets all prices."""

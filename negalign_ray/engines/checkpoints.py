@@ -52,14 +52,18 @@ class CheckpointStore:
 
     def begin(self, step: int) -> Path:
         """An empty folder for the files of `step`."""
-        partial = self._partial(step)
+        partial = self.partial(step)
         self._disk.remove(partial)
         partial.mkdir(parents=True)
         return partial
 
+    def partial(self, step: int) -> Path:
+        """The folder that `begin` made. Hidden: no one's pattern for finished checkpoints finds it."""
+        return self.folder / f".{name_of(step)}.partial"
+
     def commit(self, step: int, *, metric: float | None = None, info: Mapping[str, Any] | None = None) -> Checkpoint:
         """Seal what was written into `begin(step)`, then delete what need not be kept."""
-        partial, final = self._partial(step), self.folder / name_of(step)
+        partial, final = self.partial(step), self.folder / name_of(step)
         if final.exists():  # a run that was resumed here and stopped again at once: nothing has changed since
             self._disk.remove(partial)
             return read_checkpoint(final)
@@ -122,10 +126,7 @@ class CheckpointStore:
     def clear(self) -> None:
         """Delete all of them: the run is over."""
         self._disk.remove(self.folder)
-
-    def _partial(self, step: int) -> Path:
-        """Hidden: no one else's pattern for finished checkpoints finds it."""
-        return self.folder / f".{name_of(step)}.partial"
+        (self._run_dir / MANIFEST).unlink(missing_ok=True)
 
     def _named(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step-*") if NAME.fullmatch(path.name))

@@ -139,6 +139,10 @@ class Rollout:
         self._stopped = True
         await self._notify()
 
+    async def fail(self, error: NegalignError) -> None:
+        """End the run with an error from outside: every rank that pulls meets it."""
+        await self._die(error)
+
     async def close(self) -> None:
         """End what is open: every order has an outcome afterwards."""
         self._stopped = True

@@ -19,6 +19,7 @@ WITHOUT_EFFECT: Sections = {"run": ("dir", "overwrite"), "deadlines": None, "gua
 _PLACE = ("cpus", "gpus", "threads", "labels")
 # Settings that a resumed run may change: what is measured, and where and how fast work is done. Rounding may differ.
 HARMLESS_ON_RESUME: Sections = WITHOUT_EFFECT | {
+    "run": ("dir", "overwrite", "name"),
     "evaluation": None,
     "follow": None,
     "samplers": (
