@@ -124,9 +124,8 @@ class Conductor:
         self._started.set()
         await self._loop.start()
         due = self._loop.schedule.due(self._step)
-        if (
-            self._resume_from is not None and 0 < due < self._step
-        ):  # else learners publish it, or it is the initial model
+        # Otherwise the learners publish it, or it is the initial model.
+        if self._resume_from is not None and 0 < due < self._step:
             bundle = await asyncio.to_thread(WeightBundle.load, self._resume_from)
             await self._loop.publish(due, ray.put(bundle))
 

@@ -13,6 +13,7 @@ import ray.train
 import torch
 from ray.exceptions import GetTimeoutError, RayError
 from ray.train.torch import TorchConfig, TorchTrainer
+from safetensors import SafetensorError
 from torch import Tensor
 
 from negalign_ray.actors.plan import Plan
@@ -148,7 +149,7 @@ class LearnerCheckpoints:
                 self._store.begin(version)
                 folder.mkdir()
             self._engine.save(folder)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"the learners' part of the checkpoint of step {version} could not be written: {error}; free some "
                 "space, or set checkpoints.every=0 and resume from the one before."

@@ -29,6 +29,7 @@ from negalign_ray.engines.export import write_model_folder
 from negalign_ray.engines.lr_schedule import lr_at
 from negalign_ray.engines.training_state import Piece, read_state, write_state
 from negalign_ray.engines.weight_change import Shard, WeightChange, padding_of
+from negalign_ray.engines.zero_layout import pieces_of
 from negalign_ray.models.device import Device, device_of
 from negalign_ray.models.dtype import require_exact_accumulation
 from negalign_ray.models.loading import load_causal_lm
@@ -171,9 +172,10 @@ class DeepSpeedEngine:
         is_sharded = self.config.zero_stage > 0 and dist.get_world_size() > 1
         write_state(
             folder,
-            list(self._pieces()),
+            self._pieces(),
             self._optimizer,
             num_steps_done=self.num_steps_done,
+            device=torch.device(self._engine.device),
             is_rank_0=dist.get_rank() == 0,
             add_up=dist.all_reduce if is_sharded else lambda tensor: None,
         )
@@ -191,7 +193,7 @@ class DeepSpeedEngine:
             if not is_stage_3:  # every rank has the whole compute copy
                 named[name].data.copy_(whole)
 
-        self.num_steps_done = read_state(folder, list(self._pieces()), self._optimizer, set_copy=set_copy)
+        self.num_steps_done = read_state(folder, self._pieces(), self._optimizer, set_copy=set_copy)
         if is_stage_3:  # as after an optimizer step: round the master weights, hand small parameters to every rank
             for number in range(len(zero.fp32_partitioned_groups_flat)):
                 zero._reassign_or_swap_out_partitioned_parameters(number)
@@ -216,32 +218,9 @@ class DeepSpeedEngine:
         gradients = [parameter.grad for parameter in self._policy.parameters() if parameter.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
 
-    def _pieces(self) -> Iterator[Piece]:
-        """Where this rank's part of each trained parameter lies, in the order of the model."""
-        for name, parameter in self.hf_model.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            if self.config.zero_stage == 0:
-                shape = tuple(parameter.shape)
-                yield Piece(name, shape, parameter, num=parameter.numel())
-            elif self.config.zero_stage == 3:
-                yield self._partition_piece(name, parameter)
-            elif (mapping := parameter._hp_mapping) is None:  # lies on other ranks
-                yield Piece(name, tuple(parameter.shape))
-            else:
-                here, there = mapping.hp_fragment_address, mapping.lp_fragment_address
-                flat = self._optimizer.param_groups[mapping.param_group_index]["params"][0]
-                yield Piece(name, tuple(parameter.shape), flat, here.start, there.start, here.numel)
-
-    def _partition_piece(self, name: str, parameter: Any) -> Piece:
-        """ZeRO-3 cuts every parameter into equal parts, the last ones padded."""
-        zero = self._engine.optimizer
-        group, start, size = zero.grad_position[zero.get_param_id(parameter)]
-        offset = size * dist.get_rank()
-        num = min(size, parameter.ds_numel - offset)
-        shape = tuple(parameter.ds_shape)
-        flat = zero.fp32_partitioned_groups_flat[group]
-        return Piece(name, shape, flat, start, offset, num) if num > 0 else Piece(name, shape)
+    def _pieces(self) -> list[Piece]:
+        zero, stage = self._engine.optimizer, self.config.zero_stage
+        return pieces_of(self.hf_model, self._optimizer, zero, stage=stage, rank=dist.get_rank())
 
     def _owned_shards(self) -> list[Shard]:
         """The float32 weights that this rank's optimizer updates in place."""

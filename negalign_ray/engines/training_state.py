@@ -49,18 +49,19 @@ def write_state(
     optimizer: torch.optim.Optimizer,
     *,
     num_steps_done: int,
+    device: torch.device,
     is_rank_0: bool,
     add_up: Callable[[Tensor], None],
 ) -> None:
     """Collective: all ranks call it after an optimizer step, with the same parameters in the same order.
 
-    `add_up` sums a tensor over the ranks in place. Rank 0 writes, one kind after the other, so that it holds one copy
-    of the weights at a time.
+    `add_up` sums a tensor on `device` over the ranks in place. Rank 0 writes, one kind after the other, so that it
+    holds one copy of the weights at a time.
     """
     for kind in KINDS:
         whole: dict[str, Tensor] = {}
         for piece in pieces:
-            tensor = _whole(piece, _source(piece, kind, optimizer))
+            tensor = _whole(piece, kind, optimizer, device)
             add_up(tensor)
             if is_rank_0:
                 whole[piece.name] = tensor.view(piece.shape).cpu()
@@ -94,24 +95,24 @@ def read_state(
             for piece in pieces:
                 whole = file.get_tensor(piece.name)
                 if piece.flat is not None:
-                    target = _source(piece, kind, optimizer)[piece.start : piece.start + piece.num]
-                    target.copy_(whole.flatten()[piece.offset : piece.offset + piece.num])
+                    mine = whole.flatten()[piece.offset : piece.offset + piece.num]
+                    _part(piece, piece.flat, kind, optimizer).copy_(mine)
                 if kind == "weight":
                     set_copy(piece.name, whole)
     return state["num_steps_done"]
 
 
-def _source(piece: Piece, kind: str, optimizer: torch.optim.Optimizer) -> Tensor:
-    if piece.flat is None:
-        return torch.empty(0)
-    return piece.flat.detach().view(-1) if kind == "weight" else optimizer.state[piece.flat][kind].view(-1)
+def _part(piece: Piece, flat: Tensor, kind: str, optimizer: torch.optim.Optimizer) -> Tensor:
+    """The piece itself: a view that may be written to."""
+    all_of_it = flat.detach() if kind == "weight" else optimizer.state[flat][kind]
+    return all_of_it.view(-1)[piece.start : piece.start + piece.num]
 
 
-def _whole(piece: Piece, source: Tensor) -> Tensor:
+def _whole(piece: Piece, kind: str, optimizer: torch.optim.Optimizer, device: torch.device) -> Tensor:
     """This rank's part of the parameter, and 0 elsewhere."""
-    whole = torch.zeros(piece.size, dtype=torch.float32, device=source.device)
+    whole = torch.zeros(piece.size, dtype=torch.float32, device=device)
     if piece.flat is not None:
-        whole[piece.offset : piece.offset + piece.num] = source[piece.start : piece.start + piece.num]
+        whole[piece.offset : piece.offset + piece.num] = _part(piece, piece.flat, kind, optimizer)
     return whole
 
 

@@ -9,6 +9,7 @@ from negalign_ray.errors import CheckpointError
 
 SHAPES = {"embed": (5, 3), "bias": (4,), "head": (2, 6)}  # 31 weights
 TOTAL = 31
+CPU = torch.device("cpu")
 
 
 class Ranks:
@@ -54,7 +55,13 @@ class Ranks:
 
         for rank in range(1, len(self.flats)):
             write_state(
-                folder, self.pieces(rank), self.optimizers[rank], num_steps_done=0, is_rank_0=False, add_up=contribute
+                folder,
+                self.pieces(rank),
+                self.optimizers[rank],
+                num_steps_done=0,
+                device=CPU,
+                is_rank_0=False,
+                add_up=contribute,
             )
         per_rank = len(waiting) // max(1, len(self.flats) - 1)
         calls = iter(range(10**6))
@@ -69,6 +76,7 @@ class Ranks:
             self.pieces(0),
             self.optimizers[0],
             num_steps_done=num_steps_done,
+            device=CPU,
             is_rank_0=True,
             add_up=add_up,
         )
