@@ -368,12 +368,16 @@ class FollowConfig(Section):
     every: PositiveInt = 10  # optimizer steps between two measurements; each costs one forward of all of them
 
 
+GuardAction = Literal["off", "warn", "stop", "rollback"]
+
+
 class Guard(Section):
     """`limit` is what the mean of the last `window` measured values may reach."""
 
     limit: NonNegativeFloat
     window: PositiveInt = 5  # measured values; the first `window` of them are the start that some guards compare with
-    action: Literal["off", "warn", "stop"] = "stop"  # stop = end after this step, with the model and the table
+    action: GuardAction = "stop"  # stop = end after this step, with the model and the table; rollback = the same, with
+    # the model of the newest checkpoint from before the window
 
 
 class NonFiniteGuard(Guard):
@@ -418,7 +422,7 @@ class OpeningsGuard(Guard):
     """All answers begin alike."""
 
     limit: Fraction = 0.5  # share of sampler/distinct_openings_frac lost since the start [choice]
-    action: Literal["off", "warn", "stop"] = "warn"
+    action: GuardAction = "warn"
 
 
 class LengthGuard(Guard):
@@ -426,7 +430,7 @@ class LengthGuard(Guard):
 
     limit: NonNegativeFloat = 0.5  # change of sampler/length_tokens, as a share of the start [choice]
     window: PositiveInt = 10
-    action: Literal["off", "warn", "stop"] = "warn"
+    action: GuardAction = "warn"
 
 
 class RewardDriftGuard(Guard):
@@ -434,7 +438,7 @@ class RewardDriftGuard(Guard):
 
     limit: NonNegativeFloat = 0.5  # share of that lead lost [choice]
     window: PositiveInt = 10
-    action: Literal["off", "warn", "stop"] = "warn"
+    action: GuardAction = "warn"
 
 
 class GuardsConfig(Section):
@@ -452,6 +456,21 @@ class GuardsConfig(Section):
     reward_drift: RewardDriftGuard = RewardDriftGuard()
 
 
+class CheckpointsConfig(Section):
+    """What a run can be resumed from (docs/resume.md), in <run>/checkpoints."""
+
+    every: NonNegativeInt = 50  # optimizer steps between two; 0 = only when the run is stopped early
+    keep_last: PositiveInt = 2  # newest ones that stay; older ones are deleted
+    keep_best: str | None = None  # a metric, e.g. learner/loss, whose best checkpoint stays as well
+    best_is: Literal["lowest", "highest"] = "lowest"  # of that metric
+    keep_finished: bool = False  # true = a run that took all its steps keeps them; else nothing is left to resume
+    url: str | None = None  # every checkpoint is also copied there while the run goes on: any URL that fsspec opens
+
+    def due(self, step: int, *, num_steps: int) -> bool:
+        """Whether there is one after `step` optimizer steps; after the last one there is nothing to go on from."""
+        return self.every > 0 and step % self.every == 0 and (step < num_steps or self.keep_finished)
+
+
 class DeadlinesConfig(Section):
     """Longest wait for each remote call, in seconds. A miss names the role and raises StallError."""
 
@@ -463,6 +482,8 @@ class DeadlinesConfig(Section):
     pull_s: PositiveFloat = 1800.0  # a learner waits for its batch
     weights_s: PositiveFloat = 120.0  # a sampler, or a reference that follows, loads and confirms new weights
     guide_s: PositiveFloat = 1200.0  # the guide is fitted on one iteration and measures its distances
+    checkpoint_s: PositiveFloat = 600.0  # a checkpoint is written
+    upload_s: PositiveFloat = 1800.0  # a checkpoint is copied to checkpoints.url
 
 
 def _require_gate_of_a_head(gate: RewardGate, heads: tuple[HeadConfig, ...]) -> None:
@@ -496,6 +517,7 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     follow: FollowConfig = FollowConfig()
     guards: GuardsConfig = GuardsConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
     deadlines: DeadlinesConfig = DeadlinesConfig()
 
     @property

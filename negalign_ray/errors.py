@@ -31,6 +31,16 @@ class PlacementError(NegalignError):
     exit_code = 5
 
 
+class CheckpointError(NegalignError):
+    """A checkpoint is missing, torn, or would be written or read outside the run directory."""
+
+    exit_code = 7
+
+
+class UploadError(CheckpointError):
+    """A checkpoint did not reach `checkpoints.url` in time; the local copy is untouched."""
+
+
 class RoleError(NegalignError):
     """A remote role failed. The message starts with role, rank and weight version, e.g. `sampler[1] v12: ...`."""
 

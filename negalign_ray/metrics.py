@@ -192,6 +192,9 @@ METRICS: dict[str, Metric] = {
     "learner/gather_s": Metric(
         "s", "Time that gathering and copying the weights held the learner.", "Above 1 s: the copy blocks training."
     ),
+    "learner/checkpoint_s": Metric(
+        "s", "Time that writing a checkpoint held the learner.", "Large beside the steps: raise checkpoints.every."
+    ),
     "learner/mismatch_nats": Metric(
         "nats/token",
         "Mean absolute difference of per-token log-probs, sampler against learner, on the same tokens and weights.",

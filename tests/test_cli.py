@@ -262,7 +262,7 @@ def test_progress_without_a_terminal_is_one_line_per_phase_and_step():
 
 def test_progress_shows_what_a_guard_says_once():
     console = Console(file=io.StringIO(), width=200)
-    firing = Firing("kl", "learner/kl_nats", 1, 0.75, 0.5, "stop", "guard kl at step 1: too far")
+    firing = Firing("kl", "learner/kl_nats", 1, 1, 0.75, 0.5, "stop", "guard kl at step 1: too far")
     with Progress(console, title="d2o", now=FakeClock()) as progress:
         for step in (1, 2):
             progress.update("training", FakeStatus(step, firings=(firing,)))

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -11,14 +12,19 @@ import ray
 from negalign_ray.actors.fleet import RayFleet
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.processes import open_log
+from negalign_ray.actors.saving import Saver, read_rollout
 from negalign_ray.actors.wiring import make_orders, make_rollout
+from negalign_ray.engines.checkpoints import Checkpoint
+from negalign_ray.engines.weights import WeightBundle
 from negalign_ray.errors import NegalignError, StallError
 from negalign_ray.loops.behaviours import samples_are_bad
+from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.guards import Firing, Guards
 from negalign_ray.loops.merge import merge_reports
 from negalign_ray.loops.roles import Batch, StepReport
 from negalign_ray.loops.rollout import Rollout
-from negalign_ray.metrics import MetricsWriter
+from negalign_ray.loops.state import RolloutState
+from negalign_ray.metrics import MetricsWriter, read_metrics
 from negalign_ray.records import Generation, Prompt, SampleRequest, SamplingSpec, TokenIds
 
 log = logging.getLogger(__name__)
@@ -37,11 +43,14 @@ class Status:
     fatal: NegalignError | None
     firings: tuple[Firing, ...] = ()  # of guards, so far
     fit: tuple[int, float] | None = None  # groups, seconds so far: the guide is being fitted
+    final_version: int = 0  # of the weights in model/, once the learners are done
+    rolled_back_to: int | None = None  # step of the checkpoint that model/ is, after a roll-back
 
 
 @ray.remote(num_cpus=0, max_concurrency=256)  # type: ignore[call-overload]  # Ray's overloads lack it
 class Conductor:
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, resume_from: Path | None = None) -> None:
+        """`resume_from`: the folder of the checkpoint to go on from, whose files have been checked."""
         config = plan.config
         open_log(config.run_dir, "conductor-0")
         self._plan, self._config = plan, config
@@ -67,15 +76,37 @@ class Conductor:
             config.guards, heads=config.scorers.heads, unlearns_own_answers=samples_are_bad(plan.needs)
         )
         self._firings: list[Firing] = []
+        self._resume_from = resume_from
+        self._started = asyncio.Event()
+        self._saver = Saver(config)
+        self._save_lock = asyncio.Lock()
+        self._saves: set[asyncio.Task] = set()
+        self._stepped = asyncio.Condition()
+        self._back_to: Checkpoint | None = None  # what a guard had the learners go back to
 
     async def ready(self) -> bool:
         """Waits for every role; the rollout loop itself waits for `start`."""
         await asyncio.to_thread(self._fleet.wait_until_ready)
         self._rollout = make_rollout(self._plan, fleet=self._fleet, orders=self._orders)
+        if self._resume_from is not None:
+            await asyncio.to_thread(self._restore, self._resume_from)
         return True
 
+    def _restore(self, checkpoint: Path) -> None:
+        state, groups = read_rollout(checkpoint, self._plan.data.train)
+        self._loop.restore(state, [Handle(ray.put(group), group.card()) for group in groups])
+        self._step = state.step
+        for row in read_metrics(self._config.run_dir):
+            self._guards.observe(int(row["step"] or 0), row)  # they know again what they knew
+
     async def start(self) -> None:
+        self._started.set()
         await self._loop.start()
+        due = self._loop.schedule.due(self._step)
+        # Otherwise the learners publish it, or it is the initial model.
+        if self._resume_from is not None and 0 < due < self._step:
+            bundle = await asyncio.to_thread(WeightBundle.load, self._resume_from)
+            await self._loop.publish(due, ray.put(bundle))
 
     # -- the learners ------------------------------------------------------------------------------------------
 
@@ -94,6 +125,7 @@ class Conductor:
 
     async def publish(self, version: int, weights: list[Any]) -> None:
         """`weights` is a one-element list, so that the bundle stays in the object store."""
+        await self._started.wait()  # before that the initial model is evaluated, though a resumed learner is there
         await self._loop.publish(version, weights[0])
 
     async def report(self, report: StepReport) -> None:
@@ -101,9 +133,64 @@ class Conductor:
         reports.append(report)
         if len(reports) == self._config.learners.num:
             firings = self._finish_step(self._reports.pop(report.step))
-            if any(firing.action == "stop" for firing in firings):
+            if any(firing.ends_the_run for firing in firings):
                 await self._loop.stop()
             await self._loop.trained(report.step)
+            config = self._config
+            if config.checkpoints.due(self._step, num_steps=config.learners.steps):
+                self._begin_save()
+            async with self._stepped:
+                self._stepped.notify_all()
+
+    # -- checkpoints -------------------------------------------------------------------------------------------
+
+    def _begin_save(self) -> asyncio.Task:
+        """Seal the checkpoint of this very step while the run goes on; the learners have written their part."""
+        captured = self._loop.capture(self._step)
+        task = asyncio.get_running_loop().create_task(self._save(*captured, dict(self._last_metrics)))
+        self._saves.add(task)
+        task.add_done_callback(self._saves.discard)
+        return task
+
+    async def _save(self, state: RolloutState, handles: Sequence[Handle], metrics: dict[str, float]) -> None:
+        deadline_s = self._config.deadlines.checkpoint_s
+        has_snapshot = 0 < self._loop.schedule.due(state.step) < state.step
+        snapshot = self._loop.weights if has_snapshot else None
+        try:
+            async with self._save_lock:
+                state = replace(state, fleet=await self._loop.remembered())
+                groups = [handle.ref for handle in handles]
+                call = asyncio.to_thread(self._saver.save, state, groups, snapshot, metrics)
+                await asyncio.wait_for(call, deadline_s)
+        except TimeoutError:
+            reason = f"the checkpoint of step {state.step} took longer than deadlines.checkpoint_s={deadline_s:g} s"
+            await self._loop.fail(StallError(f"{reason}; raise it, or checkpoints.every", role="conductor"))
+        except NegalignError as error:
+            await self._loop.fail(error)
+
+    async def seal(self) -> None:
+        """For a run that is stopped: the checkpoint of the last step, whether or not one was due."""
+        await self._begin_save()
+        if self._loop.fatal is not None:
+            raise self._loop.fatal
+
+    async def roll_back(self, num_steps_done: int) -> Path | None:
+        """For every rank, when it is done: the checkpoint that a guard wants it to go back to; None = stay.
+
+        The answer is the same for all of them, so it waits for the last one's report.
+        """
+        async with self._stepped:
+            await self._stepped.wait_for(lambda: self._step >= num_steps_done)
+        firing = next((firing for firing in self._firings if firing.action == "rollback"), None)
+        if firing is None:
+            return None
+        async with self._save_lock:
+            if self._back_to is None:
+                self._back_to = await asyncio.to_thread(self._saver.newest_before, firing.first_step)
+            if self._back_to is None:
+                log.warning("no checkpoint is older than step %d; the model stays as it is", firing.first_step)
+                return None
+        return self._back_to.path
 
     def learner_failed(self, error: NegalignError) -> None:
         self._learner_error = self._learner_error or error
@@ -149,8 +236,15 @@ class Conductor:
             metrics={**guide, **self._last_metrics},  # of the newest iteration: only its first step's row has them
             fatal=self._learner_error or (rollout.fatal if rollout else None),
             firings=tuple(self._firings),
+            final_version=self._step if self._back_to is None else self._step + 1,
+            rolled_back_to=self._back_to.step if self._back_to else None,
             fit=rollout.fit if rollout else None,
         )
+
+    async def finish_uploads(self) -> list[str]:
+        """Waits for copies of checkpoints that are on their way; what went wrong with them, one line each."""
+        await asyncio.gather(*self._saves, return_exceptions=True)
+        return await asyncio.to_thread(self._saver.finish)
 
     async def close(self) -> dict[str, int]:
         """Ends open orders, kills the roles, and returns how every order ended."""

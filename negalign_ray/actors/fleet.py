@@ -7,7 +7,7 @@ the conductor reads, and one object per group, which it does not.
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -206,6 +206,34 @@ class RayFleet:
         await self._within("start_s", self._samplers.actors[rank].ready.remote(), "sampler", rank)
         if weights is not None:
             await self.load_weights(rank, weights, version)
+
+    # -- checkpoints -------------------------------------------------------------------------------------------
+
+    async def remembered(self) -> dict[str, Any]:
+        """The prices of every reference, pool by pool and rank by rank."""
+        return {
+            "prices": [
+                await asyncio.gather(*(self._prices(actor, rank) for rank, actor in enumerate(pool.actors)))
+                for pool in self._references
+            ]
+        }
+
+    async def _prices(self, reference: ActorHandle, rank: int) -> dict[str, float]:
+        try:
+            return await self._within("reference_s", reference.prices.remote(), "reference", rank)
+        except RoleError as error:  # the next call for prices replaces it; a checkpoint is no reason to end the run
+            log.warning("%s; a run resumed from this checkpoint computes its prices again", error)
+            return {}
+
+    async def remember(self, state: Mapping[str, Any]) -> None:
+        """With another number of references a prompt may have moved to another one, so that each gets all prices."""
+        for pool, kept in zip(self._references, state.get("prices", []), strict=False):
+            together = {key: price for prices in kept for key, price in prices.items()}
+            each = kept if len(kept) == len(pool.actors) else [together] * len(pool.actors)
+            calls = [actor.remember.remote(prices) for actor, prices in zip(pool.actors, each, strict=True)]
+            await asyncio.gather(
+                *(self._within("reference_s", call, "reference", rank) for rank, call in enumerate(calls))
+            )
 
     # -- evaluation --------------------------------------------------------------------------------------------
 

@@ -6,35 +6,42 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.train
 import torch
 from ray.exceptions import GetTimeoutError, RayError
 from ray.train.torch import TorchConfig, TorchTrainer
+from safetensors import SafetensorError
 from torch import Tensor
 
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.processes import open_log, thread_environment, typed
-from negalign_ray.errors import NegalignError, RoleError, StallError
+from negalign_ray.actors.saving import LEARNER
+from negalign_ray.config import Config
+from negalign_ray.engines.checkpoints import CheckpointStore
+from negalign_ray.errors import CheckpointError, NegalignError, RoleError, StallError
 from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.roles import Batch, StepReport
 from negalign_ray.loops.schedule import SamplingSchedule
 from negalign_ray.loops.training import TrainingLoop
 from negalign_ray.records import Group
 
+if TYPE_CHECKING:
+    from negalign_ray.engines.deepspeed_engine import DeepSpeedEngine
+
 log = logging.getLogger(__name__)
 
 
-def make_trainer(plan: Plan, conductor: Any) -> TorchTrainer:
+def make_trainer(plan: Plan, conductor: Any, *, resume_from: Path | None = None) -> TorchTrainer:
     learners = plan.config.learners
     uses_gpu = learners.gpus > 0
     resources = {"CPU": learners.cpus} | ({"GPU": learners.gpus} if uses_gpu else {})
     environment = thread_environment(str(learners.threads)) | ({} if uses_gpu else {"DS_ACCELERATOR": "cpu"})
     return TorchTrainer(
         run_worker,
-        train_loop_config={"plan": plan, "conductor": conductor},
+        train_loop_config={"plan": plan, "conductor": conductor, "resume_from": resume_from},
         torch_config=TorchConfig(backend="nccl" if uses_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=learners.num,
@@ -58,7 +65,7 @@ def run_worker(settings: dict[str, Any]) -> None:
     open_log(plan.config.run_dir, f"learner-{rank}")
     torch.set_num_threads(plan.config.learners.threads)
     try:
-        _train_and_export(plan, conductor, rank=rank, world_size=world_size)
+        _train_and_export(plan, conductor, rank=rank, world_size=world_size, resume_from=settings["resume_from"])
     except Exception as error:
         failure = error if isinstance(error, NegalignError) else RoleError(repr(error), role="learner", rank=rank)
         log.exception("learner rank %d failed", rank)
@@ -66,20 +73,27 @@ def run_worker(settings: dict[str, Any]) -> None:
         raise
 
 
-def _train_and_export(plan: Plan, conductor: Any, *, rank: int, world_size: int) -> None:
+def _train_and_export(plan: Plan, conductor: Any, *, rank: int, world_size: int, resume_from: Path | None) -> None:
     from negalign_ray.engines.deepspeed_engine import DeepSpeedEngine  # heavy, and the driver imports this file
 
     config = plan.config
     engine = DeepSpeedEngine(
         plan.model_path, config=config.learners, dtype=getattr(torch, plan.learner_dtype), seed=config.run.seed
     )
+    source = ConductorSource(plan, conductor, rank=rank)
+    schedule = SamplingSchedule.from_config(config.sampling)
+    if resume_from is not None:
+        engine.load(resume_from / LEARNER)
+        if schedule.due(engine.num_steps_done) == engine.num_steps_done:
+            _publish(engine, source, engine.num_steps_done, rank=rank)
+    checkpoints = LearnerCheckpoints(engine, config, rank=rank)
     loop = TrainingLoop(
         learner=engine,
-        source=ConductorSource(plan, conductor, rank=rank),
+        source=source,
         method=plan.method,
         method_config=config.method,
         config=config.learners,
-        schedule=SamplingSchedule.from_config(config.sampling),
+        schedule=schedule,
         rank=rank,
         world_size=world_size,
         save_samples=SampleLog(config.run_dir, rank=rank).write,
@@ -87,13 +101,59 @@ def _train_and_export(plan: Plan, conductor: Any, *, rank: int, world_size: int)
         weight_change_sq=engine.weight_change_sq,
         followed=_followed(plan),
         follow_every=config.follow.every,
+        keep=checkpoints.keep,
     )
-    steps_done = loop.run()
+    first_step = engine.num_steps_done
+    steps_done = loop.run(first_step=first_step)
+    back_to = source.roll_back(steps_done)
+    if back_to is not None:
+        engine.load(back_to / LEARNER)
+        _publish(engine, source, steps_done + 1, rank=rank)  # a version never goes back
+    elif steps_done < config.learners.steps:  # stopped early
+        if steps_done > first_step and not checkpoints.is_due(steps_done):  # else it has one
+            checkpoints.write(steps_done)
+            if rank == 0:
+                source.seal()
+        _publish(engine, source, steps_done, rank=rank)  # the samplers still need what was learned
     engine.export(config.run_dir / "model", tokenizer_folder=plan.model_path)
-    if steps_done < config.learners.steps:  # stopped early: the samplers still need what was learned
-        weights = engine.gather_weights()
-        if rank == 0:
-            loop.source.publish(steps_done, weights)
+
+
+def _publish(engine: "DeepSpeedEngine", source: "ConductorSource", version: int, *, rank: int) -> None:
+    weights = engine.gather_weights()
+    if rank == 0:
+        source.publish(version, weights)
+
+
+class LearnerCheckpoints:
+    """The learners' part of the checkpoints; the conductor adds its own and seals them."""
+
+    def __init__(self, engine: "DeepSpeedEngine", config: Config, *, rank: int) -> None:
+        self._engine, self._config, self._rank = engine, config, rank
+        self._store = CheckpointStore(config.run_dir, config.checkpoints)
+
+    def keep(self, version: int) -> bool:
+        """Write one if it is due; collective."""
+        if not self.is_due(version):
+            return False
+        self.write(version)
+        return True
+
+    def is_due(self, version: int) -> bool:
+        return self._config.checkpoints.due(version, num_steps=self._config.learners.steps)
+
+    def write(self, version: int) -> None:
+        """Collective. CheckpointError when rank 0 cannot write."""
+        folder = self._store.partial(version) / LEARNER
+        try:
+            if self._rank == 0:
+                self._store.begin(version)
+                folder.mkdir()
+            self._engine.save(folder)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"the learners' part of the checkpoint of step {version} could not be written: {error}; free some "
+                "space, or set checkpoints.every=0 and resume from the one before."
+            ) from error
 
 
 def _followed(plan: Plan) -> dict[str, tuple[Group, ...]]:
@@ -133,6 +193,16 @@ class ConductorSource:
 
     def report(self, report: StepReport) -> None:
         self._get(self._conductor.report.remote(report), self._deadlines.pull_s, "pull_s")
+
+    def seal(self) -> None:
+        """Rank 0, when all ranks have written their part of a stopped run's checkpoint."""
+        self._get(self._conductor.seal.remote(), self._deadlines.checkpoint_s + 60, "checkpoint_s")
+
+    def roll_back(self, num_steps_done: int) -> Path | None:
+        """The checkpoint that a guard wants the learners to go back to, the same for every rank."""
+        return self._get(
+            self._conductor.roll_back.remote(num_steps_done), self._deadlines.checkpoint_s + 60, "checkpoint_s"
+        )
 
     def _raise_failed_publish(self) -> None:
         if self._publishing is not None:

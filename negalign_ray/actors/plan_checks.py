@@ -8,10 +8,12 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from negalign_ray.config import Config
+from negalign_ray.config import CheckpointsConfig, Config
 from negalign_ray.data.chat import ChatTokenizer
 from negalign_ray.data.instructions import Instruction
+from negalign_ray.engines.uploads import open_remote
 from negalign_ray.errors import ConfigError
+from negalign_ray.metrics import UnknownMetricError, metric_for
 from negalign_ray.models.dtype import ComputeDtype, require_exact_accumulation
 from negalign_ray.records import Polarity, Prompt
 
@@ -33,6 +35,20 @@ def check_settings(config: Config, *, learner_dtype: ComputeDtype) -> None:
             "process, on one device; set it to 1 and raise samplers.num to use more devices."
         )
     require_exact_accumulation(learners.zero_stage, learner_dtype)
+    _check_checkpoints(config.checkpoints)
+
+
+def _check_checkpoints(checkpoints: CheckpointsConfig) -> None:
+    """A URL that cannot be opened, or a metric that no run has."""
+    if checkpoints.url is not None:
+        open_remote(checkpoints.url)
+    if checkpoints.keep_best is not None:
+        try:
+            metric_for(checkpoints.keep_best)
+        except UnknownMetricError:
+            raise ConfigError(
+                f"checkpoints.keep_best={checkpoints.keep_best!r} is no metric of a run; name one of docs/metrics.md."
+            ) from None
 
 
 def check_plan(plan: "Plan") -> None:

@@ -60,6 +60,13 @@ class Reference:
         counts = {"num_prices": priced.num_prices, "num_remembered": priced.num_remembered}
         return (cards, time.perf_counter() - started, priced.num_tokens, counts), *priced.groups
 
+    def prices(self) -> dict[str, float]:
+        """What it remembers, for a checkpoint: priced again beside other responses, the last bits may differ."""
+        return self._memory.entries()
+
+    def remember(self, prices: dict[str, float]) -> None:
+        self._memory.remember(prices)
+
     def response_logprobs(self, groups: Sequence[Group]) -> list[list[float]]:
         """Straight from the model (LogprobEngine), nothing remembered: for the evaluation, which asks once."""
         return self._model.response_logprobs(groups)

@@ -24,7 +24,10 @@ from negalign_ray.actors.evaluator import SIDES_FILE, Evaluation
 from negalign_ray.actors.learner import make_trainer
 from negalign_ray.actors.plan import Plan, make_plan
 from negalign_ray.actors.processes import Background, start_actor, typed, wait_until_ready
+from negalign_ray.actors.resume import Resumption, rewind
 from negalign_ray.config import Config
+from negalign_ray.engines.checkpoints import FOLDER as CHECKPOINTS
+from negalign_ray.engines.checkpoints import MANIFEST, CheckpointStore
 from negalign_ray.errors import ConfigError, NegalignError, RoleError
 from negalign_ray.evaluation.table import summary_markdown
 from negalign_ray.settings import dump_config
@@ -47,13 +50,29 @@ def train(config: Config, *, on_status: OnStatus = ignore_status, base_cache: Pa
     """
     on_status("checking", None)
     plan = make_plan(config)
-    config = plan.config
-    create_run_dir(config)
+    create_run_dir(plan.config)
+    return _carry_out(plan, on_status, base_cache=base_cache)
+
+
+def resume(resumption: Resumption, *, on_status: OnStatus = ignore_status) -> dict[str, Any]:
+    """Go on from a checkpoint of a run that was stopped or cut short, which `find_checkpoint` has found."""
+    on_status("checking", None)
+    plan = make_plan(resumption.config)
+    rewind(resumption)
+    return _carry_out(plan, on_status, resume_from=resumption.checkpoint.path)
+
+
+def _carry_out(
+    plan: Plan, on_status: OnStatus, *, base_cache: Path | None = None, resume_from: Path | None = None
+) -> dict[str, Any]:
     started_s = time.perf_counter()
     with cluster(plan):
-        summary = _Run(plan, on_status, base_cache).execute()
+        summary = _Run(plan, on_status, base_cache, resume_from).execute()
     summary["wall_s"] = time.perf_counter() - started_s
-    write_summary(config.run_dir, summary)
+    write_summary(plan.config.run_dir, summary)
+    is_finished = summary["steps"] >= plan.config.learners.steps and summary["rolled_back_to"] is None
+    if is_finished and not plan.config.checkpoints.keep_finished:
+        CheckpointStore(plan.config.run_dir, plan.config.checkpoints).clear()
     return summary
 
 
@@ -75,8 +94,10 @@ def create_run_dir(config: Config) -> None:
     (run_dir / "config.yaml").write_text(dump_config(config))
 
 
+BASE_FOLDER = "base"  # what the initial model said and thought: a resumed run need not ask it again
 RESULTS = (
     "metrics.jsonl", "summary.json", "summary.md", SIDES_FILE, "samples", "logs", "model", "ray_train", "tensorboard",
+    CHECKPOINTS, MANIFEST, BASE_FOLDER,
 )  # fmt: skip
 
 
@@ -105,13 +126,21 @@ def _replace(path: Path, text: str) -> None:
 
 def _guard_rows(status: Status) -> dict[str, Any]:
     """What the guards said; `stopped_by` is the one that ended the run early, or None."""
-    rows = [asdict(firing) for firing in status.firings]
-    return {"guards": rows, "stopped_by": next((row for row in rows if row["action"] == "stop"), None)}
+    stopped_by = next((asdict(firing) for firing in status.firings if firing.ends_the_run), None)
+    return {
+        "guards": [asdict(firing) for firing in status.firings],
+        "stopped_by": stopped_by,
+        "rolled_back_to": status.rolled_back_to,
+    }
 
 
 class _Run:
-    def __init__(self, plan: Plan, on_status: OnStatus, base_cache: Path | None) -> None:
+    def __init__(
+        self, plan: Plan, on_status: OnStatus, base_cache: Path | None, resume_from: Path | None = None
+    ) -> None:
         self._plan, self._config, self._on_status = plan, plan.config, on_status
+        self._resume_from = resume_from
+        base_cache = base_cache or plan.config.run_dir / BASE_FOLDER
         self._evaluation = None
         if plan.config.evaluation.enabled:
             self._evaluation = Evaluation(plan, base_path=plan.model_path, cache_dir=base_cache)
@@ -119,13 +148,19 @@ class _Run:
 
     def execute(self) -> dict[str, Any]:
         self._on_status("starting", None)
-        self._conductor = start_actor(Conductor, {"name": f"{self._config.run.name}/conductor"}, self._plan)
+        options = {"name": f"{self._config.run.name}/conductor"}
+        self._conductor = start_actor(Conductor, options, self._plan, self._resume_from)
         try:
             wait_until_ready({"conductor-0": self._conductor.ready.remote()}, deadline_s=self._config.deadlines.start_s)
             summary = self._evaluate_train_evaluate()
+            summary["failed_uploads"] = self._finish_uploads()
         finally:
             outcomes = self._close()
         return summary | {"orders": outcomes}
+
+    def _finish_uploads(self) -> list[str]:
+        deadlines = self._config.deadlines
+        return self._call("finish_uploads", deadline_s=deadlines.upload_s + deadlines.checkpoint_s)
 
     def _close(self) -> dict[str, int]:
         """How every order ended. Never hides the error that ended the run: a failure to close is only logged."""
@@ -138,7 +173,8 @@ class _Run:
             ray.kill(self._conductor)
 
     def _evaluate_train_evaluate(self) -> dict[str, Any]:
-        trainer = Background(make_trainer(self._plan, self._conductor).fit)  # starts up while `before` is measured
+        fit = make_trainer(self._plan, self._conductor, resume_from=self._resume_from).fit
+        trainer = Background(fit)  # starts up while `before` is measured
         before = None
         if self._evaluation:
             self._on_status("evaluating before", None)
@@ -150,7 +186,7 @@ class _Run:
         summary: dict[str, Any] = {}
         if self._evaluation and before:
             self._on_status("evaluating after", status)
-            self._call("wait_for_version", status.step)
+            self._call("wait_for_version", status.final_version)
             after = self._evaluation.answer(self._generate)
             summary = self._evaluation.compare(
                 before, after, policy_path=model_path, save_as=self._config.run_dir / SIDES_FILE
@@ -182,8 +218,8 @@ class _Run:
     def _status(self) -> Status:
         return self._call("status")
 
-    def _call(self, method: str, *arguments: Any) -> Any:
-        deadline_s = self._config.deadlines.sample_s + self._config.deadlines.start_s
+    def _call(self, method: str, *arguments: Any, deadline_s: float | None = None) -> Any:
+        deadline_s = deadline_s or self._config.deadlines.sample_s + self._config.deadlines.start_s
         try:
             return ray.get(getattr(self._conductor, method).remote(*arguments), timeout=deadline_s)
         except ray.exceptions.RayError as error:

@@ -109,8 +109,16 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the plan, start nothing.")
     ] = False,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="RUN", help="Go on with the run in this folder instead.")
+    ] = None,
 ) -> None:
     """Align a model: `negalign-ray train --preset quickstart`, or d2o with `--set data.path=FILE`."""
+    if resume is not None:
+        if preset or config:
+            raise ConfigError(f"--resume {resume} has its own config.yaml; leave out --preset and --config.")
+        _resume(resume, overrides or [], dry_run=dry_run)
+        return
     settings = _load(preset, config, overrides)
     if dry_run:
         from negalign_ray.actors.run import dry_run as plan_of
@@ -123,6 +131,24 @@ def train(
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with SIGINT ignored
     with Progress(err, title=f"{settings.method.name} · {settings.model.path} · {settings.run_dir}") as progress:
         summary = run(settings, on_status=progress.update)
+    _print_results(settings, summary)
+
+
+def _resume(run_dir: Path, overrides: list[str], *, dry_run: bool) -> None:
+    from negalign_ray.actors.resume import find_checkpoint
+    from negalign_ray.actors.run import dry_run as plan_of
+    from negalign_ray.actors.run import resume as run
+    from negalign_ray.cli.progress import Progress
+
+    resumption = find_checkpoint(run_dir, overrides=overrides)
+    settings, step = resumption.config, resumption.checkpoint.step
+    if dry_run:
+        out.print(plan_of(settings))
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    title = f"{settings.method.name} · {settings.model.path} · {settings.run_dir} · from step {step}"
+    with Progress(err, title=title) as progress:
+        summary = run(resumption, on_status=progress.update)
     _print_results(settings, summary)
 
 

@@ -27,7 +27,9 @@ from negalign_ray.config import LearnersConfig
 from negalign_ray.data.collate import PackedRows, dummy_rows, pack_rows
 from negalign_ray.engines.export import write_model_folder
 from negalign_ray.engines.lr_schedule import lr_at
+from negalign_ray.engines.training_state import Piece, read_state, write_state
 from negalign_ray.engines.weight_change import Shard, WeightChange, padding_of
+from negalign_ray.engines.zero_layout import pieces_of
 from negalign_ray.models.device import Device, device_of
 from negalign_ray.models.dtype import require_exact_accumulation
 from negalign_ray.models.loading import load_causal_lm
@@ -165,6 +167,39 @@ class DeepSpeedEngine:
             write_model_folder(Path(path), weights, model=self.hf_model, tokenizer_folder=Path(tokenizer_folder))
         dist.barrier()
 
+    def save(self, folder: Path) -> None:
+        """Write all that training goes on from into `folder`, which rank 0 has made. Collective, after `step`."""
+        is_sharded = self.config.zero_stage > 0 and dist.get_world_size() > 1
+        write_state(
+            folder,
+            self._pieces(),
+            self._optimizer,
+            num_steps_done=self.num_steps_done,
+            device=torch.device(self._engine.device),
+            is_rank_0=dist.get_rank() == 0,
+            add_up=dist.all_reduce if is_sharded else lambda tensor: None,
+        )
+        dist.barrier()
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote, under any ZeRO stage and number of ranks. Collective. CheckpointError."""
+        named = dict(self.hf_model.named_parameters())
+        zero = self._engine.optimizer
+        is_stage_3 = self.config.zero_stage == 3
+        if is_stage_3:
+            zero.checkpoint_event_prologue()  # gathered parameters would keep their old values
+
+        def set_copy(name: str, whole: Tensor) -> None:
+            if not is_stage_3:  # every rank has the whole compute copy
+                named[name].data.copy_(whole)
+
+        self.num_steps_done = read_state(folder, self._pieces(), self._optimizer, set_copy=set_copy)
+        if is_stage_3:  # as after an optimizer step: round the master weights, hand small parameters to every rank
+            for number in range(len(zero.fp32_partitioned_groups_flat)):
+                zero._reassign_or_swap_out_partitioned_parameters(number)
+            zero.checkpoint_event_epilogue()
+        dist.barrier()
+
     def peak_memory_bytes(self) -> int:
         """Largest memory so far: of the device's allocator, or the process's resident set on a CPU."""
         if self.device == "cuda":
@@ -182,6 +217,10 @@ class DeepSpeedEngine:
     def _unsharded_grad_norm(self) -> Tensor:
         gradients = [parameter.grad for parameter in self._policy.parameters() if parameter.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
+
+    def _pieces(self) -> list[Piece]:
+        zero, stage = self._engine.optimizer, self.config.zero_stage
+        return pieces_of(self.hf_model, self._optimizer, zero, stage=stage, rank=dist.get_rank())
 
     def _owned_shards(self) -> list[Shard]:
         """The float32 weights that this rank's optimizer updates in place."""

@@ -20,11 +20,12 @@ against forgery.
 """
 
 import hashlib
+import json
 import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ GPU_CHUNK = 1 << 24  # elements; bounds the int64 temporaries to 128 MiB each
 BITS_DTYPE = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
 DTYPE_NAME = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
 DTYPE = {name: dtype for dtype, name in DTYPE_NAME.items()}
+BUFFER_FILE, INDEX_FILE = "snapshot.bin", "snapshot.json"
 FUSED = (
     (re.compile(r"\b(?:q_proj|k_proj|v_proj)\b"), "qkv_proj"),
     (re.compile(r"\b(?:gate_proj|up_proj)\b"), "gate_up_proj"),
@@ -103,6 +105,24 @@ class WeightBundle:
             raise ModelError(f"weights {repeated} appear twice; pass each parameter once, tied weights included.")
         index, buffer = tuple(specs), arena.buffer[: arena.used]
         return cls(version, index, buffer, checksum_of(_views(index, buffer)))
+
+    def save(self, folder: Path) -> None:
+        """As two files, for a checkpoint: the buffer as it is, and what it holds."""
+        (folder / BUFFER_FILE).write_bytes(self.buffer.data)
+        index = {"version": self.version, "checksum": self.checksum, "tensors": [asdict(spec) for spec in self.index]}
+        (folder / INDEX_FILE).write_text(json.dumps(index))
+
+    @classmethod
+    def load(cls, folder: Path) -> "WeightBundle":
+        """What `save` wrote. ModelError when the buffer does not have the checksum that it had."""
+        index = json.loads((folder / INDEX_FILE).read_text())
+        specs = tuple(TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in index["tensors"])
+        buffer = np.fromfile(folder / BUFFER_FILE, dtype=np.uint8)
+        if buffer.size < max((spec.offset + spec.num_bytes for spec in specs), default=0) or (
+            checksum_of(_views(specs, buffer)) != index["checksum"]
+        ):
+            raise ModelError(f"{folder / BUFFER_FILE} is not what was written; use another checkpoint.")
+        return cls(index["version"], specs, buffer, index["checksum"])
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Zero-copy views in index order. Read-only: the memory may be shared with every process on the machine."""

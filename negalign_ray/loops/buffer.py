@@ -10,7 +10,7 @@ answers get no head start over long ones.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -54,6 +54,10 @@ class OrderLedger:
         assert order_id in self._open, f"order {order_id} ended twice or was never issued ({outcome})"
         self._open.remove(order_id)
         self.outcomes[outcome] += 1
+
+    def restore(self, *, issued: int, outcomes: Mapping[str, int], open_ids: Iterable[int]) -> None:
+        self.issued, self._open = issued, set(open_ids)
+        self.outcomes = Counter({Outcome(name): count for name, count in outcomes.items()})
 
     @property
     def open_ids(self) -> frozenset[int]:
@@ -134,6 +138,27 @@ class SlotBuffer:
         for slot in self.slots_of(step):
             self._slots[slot].taken = True
         return handles
+
+    def entries(self) -> Iterator[tuple[int, Order, Handle | None]]:
+        """(slot, order, its group if it is there) of every slot, in order."""
+        for slot in sorted(self._slots):
+            entry = self._slots[slot]
+            assert entry.order is not None, "a dropped order is replaced at once"
+            yield slot, entry.order, entry.handle
+
+    def restore(self, slot: int, order: Order, handle: Handle | None) -> None:
+        """A slot as `entries` told it; no rank has it yet. The ledger is restored apart."""
+        self._slots[slot] = _Slot(order, handle)
+
+    def waits_for(self, slot: int, order: Order) -> bool:
+        """Whether `order` has neither ended nor brought its group."""
+        entry = self._slots.get(slot)
+        return (
+            entry is not None
+            and entry.order is not None
+            and entry.order.order_id == order.order_id
+            and entry.handle is None
+        )
 
     def is_taken(self, step: int) -> bool:
         """Whether a rank has the batch of `step` already."""

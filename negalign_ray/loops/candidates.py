@@ -9,7 +9,7 @@ group's handle, the next order of the prompt carries it, and the sampler moves t
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from negalign_ray.loops.buffer import Handle
@@ -25,6 +25,10 @@ class CandidateLists:
 
     def __len__(self) -> int:
         return len(self._last)
+
+    def entries(self) -> Iterator[tuple[int, Handle]]:
+        """(prompt id, handle), the longest unused first; `remember` takes them in this order."""
+        yield from self._last.items()
 
     def attach_to(self, order: Order) -> Order:
         """The order with the handle of its prompt's list, if there is one."""

@@ -21,11 +21,16 @@ class Firing:
 
     guard: str  # its name under `guards` in the configuration
     metric: str  # what it reads
+    first_step: int  # of the oldest value that it looked at
     step: int  # optimizer steps done
     value: float  # of the guard's own measure, which `limit` bounds
     limit: float
     action: str
     reason: str  # one sentence with all of it, and the remedy
+
+    @property
+    def ends_the_run(self) -> bool:
+        return self.action in ("stop", "rollback")
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class _Watch:
 
     rule: Rule
     first: list[float] = field(default_factory=list)
-    last: deque[float] = field(default_factory=deque)
+    last: deque[tuple[int, float]] = field(default_factory=deque)  # (step, value)
     fired: bool = False  # and has not recovered since
 
     def observe(self, step: int, row: Row) -> Firing | None:
@@ -59,14 +64,14 @@ class _Watch:
             return None
         if len(self.first) < window:
             self.first.append(value)
-        self.last.append(value)
+        self.last.append((step, value))
         if len(self.last) > window:
             self.last.popleft()
         if len(self.last) < window or (rule.must_stand_out and not _stands_out(self.first)):
             return None
-        badness = rule.badness(fmean(self.last), fmean(self.first))
+        badness = rule.badness(fmean(value for _, value in self.last), fmean(self.first))
         was_fired, self.fired = self.fired, badness > rule.config.limit
-        return _firing(rule, step, badness) if self.fired and not was_fired else None
+        return _firing(rule, self.last[0][0], step, badness) if self.fired and not was_fired else None
 
 
 class Guards:
@@ -86,14 +91,14 @@ class Guards:
         return [firing for firing in firings if firing is not None]
 
 
-def _firing(rule: Rule, step: int, badness: float) -> Firing:
+def _firing(rule: Rule, first_step: int, step: int, badness: float) -> Firing:
     config = rule.config
     over = f"over the last {config.window} values" if config.window > 1 else "now"
     reason = (
         f"guard {rule.name} at step {step}: {rule.meaning.format(value=badness)} {over} ({rule.metric}; "
         f"guards.{rule.name}.limit={config.limit:g}); {rule.remedy}"
     )
-    return Firing(rule.name, rule.metric, step, badness, config.limit, config.action, reason)
+    return Firing(rule.name, rule.metric, first_step, step, badness, config.limit, config.action, reason)
 
 
 def _rules(config: GuardsConfig) -> list[Rule]:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 from negalign_ray.data.instructions import Instruction
 from negalign_ray.records import Order, Prompt, SampleRequest, TokenIds
@@ -21,10 +22,19 @@ class PromptCursor:
     def next(self) -> int:
         epoch, position = divmod(self.drawn, self._num_prompts)
         if position == 0:
-            self._permutation = list(range(self._num_prompts))
-            random.Random(f"{self._seed}/epoch/{epoch}").shuffle(self._permutation)
+            self._permutation = self._pass(epoch)
         self.drawn += 1
         return self._permutation[position]
+
+    def seek(self, drawn: int) -> None:
+        """As if `next` had been called that often."""
+        self.drawn = drawn
+        self._permutation = self._pass(drawn // self._num_prompts)
+
+    def _pass(self, epoch: int) -> list[int]:
+        permutation = list(range(self._num_prompts))
+        random.Random(f"{self._seed}/epoch/{epoch}").shuffle(permutation)
+        return permutation
 
 
 class OrderFactory:
@@ -51,6 +61,23 @@ class OrderFactory:
         self._cursor = PromptCursor(len(prompts), seed=seed)
         self._next_id = 0
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """(prompts drawn, number of the next order): all that decides which orders come."""
+        return self._cursor.drawn, self._next_id
+
+    def seek(self, prompts_drawn: int, next_id: int) -> None:
+        self._cursor.seek(prompts_drawn)
+        self._next_id = next_id
+
+    def rewrite(self, order_id: int, prompt_id: int, attempt: int) -> Order:
+        """The order of that number as it was written before: same prompt, instructions and seeds."""
+        return self._make(order_id, self._by_id[prompt_id], attempt=attempt)
+
+    @cached_property
+    def _by_id(self) -> dict[int, Prompt]:
+        return {prompt.prompt_id: prompt for prompt in self._prompts}
+
     def next_order(self) -> Order:
         return self._write(self._prompts[self._cursor.next()], attempt=0)
 
@@ -60,6 +87,9 @@ class OrderFactory:
 
     def _write(self, prompt: Prompt, *, attempt: int) -> Order:
         order_id, self._next_id = self._next_id, self._next_id + 1
+        return self._make(order_id, prompt, attempt=attempt)
+
+    def _make(self, order_id: int, prompt: Prompt, *, attempt: int) -> Order:
         requests = tuple(self._request(prompt, order_id, index) for index in range(self._num_samples))
         return Order(order_id, prompt, requests, attempt)
 

@@ -8,15 +8,17 @@ A prompt always goes to the same actor of a pool, the one that may remember its 
 
 import asyncio
 import zlib
+from array import array
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.roles import StageResult
-from negalign_ray.records import Group, Response, TokenIds
+from negalign_ray.records import Group, Response
 
-Key = tuple[TokenIds, TokenIds]  # prompt, response
+Key = bytes  # of prompt and response
 Compute = Callable[[Sequence[Group]], Sequence[Sequence[float]]]  # LogprobEngine.response_logprobs
 Ask = Callable[[int, Sequence[Handle]], Awaitable[StageResult]]  # rank, its groups -> the groups priced
 
@@ -43,6 +45,14 @@ class PriceMemory:
     def forget(self) -> None:
         """The model has changed."""
         self._prices.clear()
+
+    def entries(self) -> dict[str, float]:
+        """All prices by key, the longest unused first, as JSON holds them."""
+        return {key.hex(): price for key, price in self._prices.items()}
+
+    def remember(self, entries: Mapping[str, float]) -> None:
+        """Instead of what is remembered now."""
+        self._prices = OrderedDict((bytes.fromhex(key), price) for key, price in entries.items())
 
     def price(self, groups: Sequence[Group], *, names: Sequence[str], compute: Compute) -> Priced:
         """Fill in `ref_logprobs` for the references `names`, which are one model. `compute` gets only what is new."""
@@ -87,7 +97,9 @@ class PriceMemory:
 
 
 def _key(group: Group, response: Response) -> Key:
-    return group.prompt.token_ids, response.token_ids
+    """16 bytes for two token sequences of any length: as tuples, 100,000 of them would take hundreds of MB."""
+    prompt, answer = array("q", group.prompt.token_ids), array("q", response.token_ids)
+    return blake2b(array("q", [len(prompt)]).tobytes() + prompt.tobytes() + answer.tobytes(), digest_size=16).digest()
 
 
 def rank_of(prompt_id: int, *, num_ranks: int) -> int:

@@ -48,6 +48,13 @@ class Fleet(Protocol):
 
     async def load_weights(self, rank: int, weights: Any, version: int) -> WeightReceipt: ...
 
+    async def remembered(self) -> dict[str, Any]:
+        """What the roles remember and a repeated computation would give only up to rounding (prices of references), as
+        JSON holds it."""
+
+    async def remember(self, state: Mapping[str, Any]) -> None:
+        """Take up what `remembered` told before the run was interrupted."""
+
     async def replace_sampler(self, rank: int, weights: Any, version: int) -> None:
         """Start a new sampler in place of a failed one, at the given weights (None = the initial model)."""
 

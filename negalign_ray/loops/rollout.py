@@ -13,25 +13,25 @@ condition; nothing here knows Ray or torch.
 import asyncio
 import logging
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from negalign_ray.config import SamplingConfig
 from negalign_ray.errors import NegalignError, RoleError, ScoreError
+from negalign_ray.loops.books import Books, SentWave, SlotOrder
 from negalign_ray.loops.buffer import Handle, Outcome, SlotBuffer
 from negalign_ray.loops.candidates import CandidateLists
 from negalign_ray.loops.iteration import Filled, IterationGate
 from negalign_ray.loops.orders import OrderFactory
 from negalign_ray.loops.roles import Batch, Fleet
 from negalign_ray.loops.schedule import SamplingSchedule
-from negalign_ray.loops.stages import StageClock
+from negalign_ray.loops.state import RolloutState
 from negalign_ray.records import Group, Order
 
 log = logging.getLogger(__name__)
 
-Wave = list[tuple[int, Order]]  # (slot, order)
+Wave = list[SlotOrder]
 
 
 class Rollout:
@@ -51,30 +51,28 @@ class Rollout:
         candidates: CandidateLists | None = None,  # of a method that trains on earlier rounds' answers again
     ) -> None:
         self.buffer = SlotBuffer(groups_per_step=groups_per_step, capacity=config.buffer_groups)
+        gate = IterationGate(config.refresh_every * groups_per_step, num_steps * groups_per_step)
+        self._books = Books(self.buffer, orders, gate, candidates)
+        self.counts, self.clock, self.figures = self._books.counts, self._books.clock, self._books.figures
         self.schedule = SamplingSchedule.from_config(config)
         self.sampler_version = 0
-        self.counts: Counter[str] = Counter()
-        self.clock = StageClock()
-        self._fleet, self._orders, self._config, self._num_steps = fleet, orders, config, num_steps
+        self._fleet, self._config, self._num_steps = fleet, config, num_steps
         self._orders_per_wave, self._wants_scores, self._wants_references = (
             orders_per_wave,
             wants_scores,
             wants_references,
         )
-        self._candidates = candidates
         self._references_follow = references_follow and wants_references
-        self._gate = IterationGate(config.refresh_every * groups_per_step, num_steps * groups_per_step)
         self._wants_guide = wants_guide
-        self.figures: dict[int, Mapping[str, float]] = {}  # first step of an iteration -> what its guide measured
         self._fit: tuple[int, float] | None = None  # groups that the guide is being fitted on, and since when
         self._weights: Any = None
-        self._next_step = 0
+        self._num_waves = 0
+        self._resumed: RolloutState | None = None  # set until the samplers hold the version that is due
         self._changed = asyncio.Condition()
         self._sampler_locks = [asyncio.Lock() for _ in range(fleet.num_samplers)]
         self._publish_lock = asyncio.Lock()
         self._tasks: set[asyncio.Task] = set()
         self._fatal: NegalignError | None = None
-        self._failures_in_a_row = 0
         self._stopped = False
         self._started = False
 
@@ -82,6 +80,7 @@ class Rollout:
 
     async def start(self) -> None:
         self._started = True
+        await self._go_on()
         self._issue_steps()
 
     async def pull(self, step: int, *, timeout_s: float) -> Batch | None:
@@ -98,8 +97,8 @@ class Rollout:
         if self._stopped and not self.buffer.is_taken(step):  # ranks that have it wait for the others in collectives
             return None
         handles = self.buffer.take(step)
-        if self._candidates is not None:
-            self._candidates.remember(zip(self.buffer.prompt_ids(step), handles, strict=True))
+        if self._books.candidates is not None:
+            self._books.candidates.remember(zip(self.buffer.prompt_ids(step), handles, strict=True))
         return Batch(step, handles)
 
     async def trained(self, step: int) -> None:
@@ -114,7 +113,8 @@ class Rollout:
                 return
             self._weights = weights
             loads = [self._load(rank, version) for rank in range(self._fleet.num_samplers)]
-            if self._references_follow and self._next_step < self._num_steps and not self._stopped:
+            orders_to_come = self._books.next_step < self._num_steps or self._resumed is not None
+            if self._references_follow and orders_to_come and not self._stopped:
                 loads.append(self._fleet.follow(weights, version))
             try:
                 seconds = await asyncio.gather(*loads)
@@ -123,6 +123,7 @@ class Rollout:
                 raise
             self.sampler_version = version
             self.clock.add(version, "weights", max(seconds))
+            await self._go_on()
         self._issue_steps()
         await self._notify()
 
@@ -137,6 +138,10 @@ class Rollout:
     async def stop(self) -> None:
         self._stopped = True
         await self._notify()
+
+    async def fail(self, error: NegalignError) -> None:
+        """End the run with an error from outside: every rank that pulls meets it."""
+        await self._die(error)
 
     async def close(self) -> None:
         """End what is open: every order has an outcome afterwards."""
@@ -159,6 +164,41 @@ class Rollout:
         """
         return None if self._fit is None else (self._fit[0], time.perf_counter() - self._fit[1])
 
+    # -- checkpoints -------------------------------------------------------------------------------------------
+
+    @property
+    def weights(self) -> Any:
+        """What was published last; None = the initial model."""
+        return self._weights
+
+    def capture(self, step: int) -> tuple[RolloutState, list[Handle]]:
+        """What a resumed run goes on from after `step` optimizer steps (see Books)."""
+        return self._books.capture(step)
+
+    def restore(self, state: RolloutState, groups: Sequence[Handle]) -> None:
+        """Go on from a capture, with its groups; to be called before `start`.
+
+        Nothing is asked of a sampler before it holds the version that is due, which is published as any other.
+        """
+        self._books.restore(state, groups, num_samplers=self._fleet.num_samplers)
+        self._num_waves = len(self._books.waves)
+        self._resumed = state
+
+    async def remembered(self) -> dict[str, Any]:
+        """What the roles remember, for `fleet` of a capture."""
+        return dict(self._resumed.fleet) if self._resumed else await self._fleet.remembered()
+
+    async def _go_on(self) -> None:
+        """Make again what was on its way, once every role is where it was."""
+        if self._resumed is None or not self._started:
+            return
+        if self.sampler_version < self.schedule.due(self._resumed.step):
+            return
+        await self._fleet.remember(self._resumed.fleet)
+        self._resumed = None
+        for number in self._books.waves:
+            self._spawn(self._make(number))
+
     # -- issuing -----------------------------------------------------------------------------------------------
 
     def _issue_steps(self) -> None:
@@ -167,21 +207,22 @@ class Rollout:
             self._started
             and not self._stopped
             and self._fatal is None
-            and self._next_step < self._num_steps
-            and self.sampler_version >= self.schedule.oldest_allowed(self._next_step)
+            and self._resumed is None
+            and self._books.next_step < self._num_steps
+            and self.sampler_version >= self.schedule.oldest_allowed(self._books.next_step)
             and self.buffer.has_room_for_step()
         ):
             wave: Wave = []
-            for slot in self.buffer.slots_of(self._next_step):
-                wave.append((slot, self._issue(slot, self._orders.next_order())))
+            for slot in self.buffer.slots_of(self._books.next_step):
+                wave.append((slot, self._issue(slot, self._books.orders.next_order())))
             for rank, part in self._split(wave):
-                self._spawn(self._produce(rank, part))
-            self._next_step += 1
+                self._send(SentWave(rank, tuple(part)))
+            self._books.next_step += 1
 
     def _issue(self, slot: int, order: Order) -> Order:
         # Lists are attached here and change in `pull` alone. A strictly on-policy step is pulled before the next one is
         # issued, so such a run repeats exactly; `trained` may come before or after that.
-        order = order if self._candidates is None else self._candidates.attach_to(order)
+        order = order if self._books.candidates is None else self._books.candidates.attach_to(order)
         self.buffer.issue(slot, order)
         return order
 
@@ -191,6 +232,18 @@ class Rollout:
         size = self._orders_per_wave or -(-len(wave) // num_samplers)
         parts = [wave[start : start + size] for start in range(0, len(wave), size)]
         return [(index % num_samplers, part) for index, part in enumerate(parts)]
+
+    def _send(self, wave: SentWave) -> None:
+        number, self._num_waves = self._num_waves, self._num_waves + 1
+        self._books.waves[number] = wave
+        self._spawn(self._make(number))
+
+    async def _make(self, number: int) -> None:
+        wave = self._books.waves[number]
+        try:
+            await self._produce(wave.rank, list(wave.orders), num_failures=wave.num_failures)
+        finally:
+            del self._books.waves[number]
 
     def _spawn(self, coroutine) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -218,18 +271,20 @@ class Rollout:
                 scored = await self._fleet.score(handles)
             except ScoreError as error:
                 log.warning("%s; %d groups dropped and re-ordered", error, len(wave))
-                self.counts["score_failures"] += len(wave)
-                self._order_again(rank, [slot for slot, _ in wave], Outcome.DROPPED_SCORE, error)
+                slots = self._open_slots(wave)
+                self.counts["score_failures"] += len(slots)
+                self._order_again(rank, slots, Outcome.DROPPED_SCORE, error)
                 return
             self.clock.add(step, "score", scored.busy_s)
             self.counts["samples_gated"] += _num_samples(handles) - _num_samples(scored.handles)
             wave, handles = self._keep_usable(rank, wave, scored.handles, Outcome.DROPPED_GATE)
+        wave, handles = self._still_open(wave, handles)
         if handles and self._wants_references:
             priced = await self._fleet.price(handles)
             self.clock.add(step, "price", priced.busy_s, prices=priced.num_prices, remembered=priced.num_remembered)
             handles = priced.handles
         if handles:
-            self._failures_in_a_row = 0
+            self._books.failures_in_a_row = 0
         filled = [(slot, handle) for (slot, _), handle in zip(wave, handles, strict=True)]
         if self._wants_guide:
             filled = await self._guide(filled)  # of an iteration, whose steps allow one and the same version
@@ -241,7 +296,7 @@ class Rollout:
 
     async def _guide(self, filled: Sequence[Filled]) -> list[Filled]:
         """All groups of the iteration with their latent distances, once `filled` completes it; until then none."""
-        whole = self._gate.add(filled)
+        whole = self._books.gate.add(filled)
         if not whole:
             return []
         self._fit = len(whole), time.perf_counter()
@@ -251,7 +306,8 @@ class Rollout:
             self._fit = None
         first_step = self.buffer.step_of(whole[0][0])
         self.clock.add(first_step, "guide", guided.busy_s)
-        self.figures[first_step] = guided.figures
+        self.figures[first_step] = dict(guided.figures)
+        self._books.gate.release(whole[0][0])
         return [(slot, handle) for (slot, _), handle in zip(whole, guided.handles, strict=True)]
 
     async def _sample(self, rank: int, wave: Wave, step: int, num_failures: int) -> Sequence[Handle] | None:
@@ -271,7 +327,7 @@ class Rollout:
             if num_failures + 1 >= self._config.max_attempts:
                 await self._die(error)
             else:
-                self._spawn(self._produce(rank, retries, num_failures=num_failures + 1))
+                self._send(SentWave(rank, tuple(retries), num_failures + 1))
             return None
         self.clock.add(step, "sample", sampled.busy_s, tokens=sampled.num_tokens)
         wanted = sum(len(order.requests) for order in orders)
@@ -284,12 +340,20 @@ class Rollout:
         kept_wave, kept_handles, lost = [], [], []
         for (slot, order), handle in zip(wave, handles, strict=True):
             if order.requests and handle.card.num_samples < self._config.min_samples:
-                lost.append(slot)
+                lost.append((slot, order))
             else:
                 kept_wave.append((slot, order))
                 kept_handles.append(handle)
-        self._order_again(rank, lost, outcome)
+        self._order_again(rank, self._open_slots(lost), outcome)
         return kept_wave, kept_handles
+
+    def _open_slots(self, wave: Wave) -> list[int]:
+        """Without those whose order had ended when a resumed run made the wave again."""
+        return [slot for slot, order in wave if self.buffer.waits_for(slot, order)]
+
+    def _still_open(self, wave: Wave, handles: Sequence[Handle]) -> tuple[Wave, list[Handle]]:
+        pairs = [(entry, handle) for entry, handle in zip(wave, handles, strict=True) if self.buffer.waits_for(*entry)]
+        return [entry for entry, _ in pairs], [handle for _, handle in pairs]
 
     def _order_again(
         self, rank: int, slots: Sequence[int], outcome: Outcome, error: NegalignError | None = None
@@ -302,15 +366,17 @@ class Rollout:
         for slot in slots:
             spent = self.buffer.drop(slot, outcome)
             exhausted = spent.attempt + 1 >= self._config.max_attempts
-            order = self._orders.next_order() if exhausted else self._orders.again(spent)
+            order = self._books.orders.next_order() if exhausted else self._books.orders.again(spent)
             wave.append((slot, self._issue(slot, order)))
-        self._failures_in_a_row += len(wave)
-        if self._failures_in_a_row > self._config.max_attempts * self.buffer.groups_per_step:
-            reason = f"{self._failures_in_a_row} orders in a row ended without a usable group, the last as {outcome}"
+        self._books.failures_in_a_row += len(wave)
+        if self._books.failures_in_a_row > self._config.max_attempts * self.buffer.groups_per_step:
+            reason = (
+                f"{self._books.failures_in_a_row} orders in a row ended without a usable group, the last as {outcome}"
+            )
             hint = error or "look at sampling.min_samples, sampling.reward_gate and sampling.max_new_tokens"
             self._spawn(self._die(RoleError(f"{reason}; {hint}", role="conductor")))
         elif wave:
-            self._spawn(self._produce(rank, wave))
+            self._send(SentWave(rank, tuple(wave)))
 
     # -- samplers ----------------------------------------------------------------------------------------------
 

@@ -36,6 +36,12 @@ class SamplingSchedule:
             return step - (step - self.online_from_step) % self.refresh_every
         return max(step - self.staleness, self.online_from_step)
 
+    def due(self, num_steps_done: int) -> int:
+        """The version that the samplers hold once that many steps are done: what a resumed run gives them first."""
+        if num_steps_done < self.online_from_step:
+            return 0
+        return self.oldest_allowed(num_steps_done) if self.interval else num_steps_done
+
     def publishes(self, version: int) -> bool:
         """Whether the samplers need this version."""
         if version == 0 or version < self.online_from_step:

@@ -55,6 +55,9 @@ class TrainingLoop:
     followed: Mapping[str, Sequence[Group]] = field(default_factory=dict)  # fixed answers of each kind, and how often
     follow_every: int = 10  # (steps) their log-prob is measured
 
+    keep: Callable[[int], bool] = lambda version: False  # after every step: writes the learner's part of a checkpoint,
+    # if one is due after this many steps, and says whether it did; collective
+
     def run(self, *, first_step: int = 0) -> int:
         for step in range(first_step, self.config.steps):
             started = time.perf_counter()
@@ -99,6 +102,8 @@ class TrainingLoop:
             if self.rank == 0:
                 self.source.publish(version, weights)
         finished = time.perf_counter()
+        kept = self.keep(version)
+        written = time.perf_counter()
 
         sums["learner/tokens"] = sum(group.num_tokens for group in mine)
         if self.weight_change_sq is not None:
@@ -109,8 +114,10 @@ class TrainingLoop:
             "learner/pull_wait_s": pulled - started,
             "learner/compute_s": computed - pulled,
             "learner/gather_s": finished - gathered,
-            "learner/step_s": finished - started,
+            "learner/step_s": written - started,
         }
+        if kept:
+            values["learner/checkpoint_s"] = written - finished
         self.source.report(StepReport(batch.step, self.rank, dict(sums), dict(counts), values))
 
     @property

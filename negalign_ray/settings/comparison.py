@@ -153,7 +153,8 @@ def nested(settings: Mapping[str, Any]) -> Tree:
 def _as_run(config: Config, *, out: Path, name: str, seed: int) -> Config:
     run = RunConfig(name=f"{name}-s{seed}", dir=out, seed=seed, overwrite=True)  # finished runs are never started again
     guards = config.guards.model_copy(update={"enabled": False})  # compared methods take the same number of updates
-    return config.model_copy(update={"run": run, "guards": guards})
+    checkpoints = config.checkpoints.model_copy(update={"every": 0, "url": None})  # one cut short is made again
+    return config.model_copy(update={"run": run, "guards": guards, "checkpoints": checkpoints})
 
 
 def require_fair(configs: Mapping[str, Config]) -> None:

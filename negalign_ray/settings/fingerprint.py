@@ -1,7 +1,7 @@
 """What decides the result of a run: its settings, and the contents of the files that they name."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,27 @@ from negalign_ray.settings import Tree
 from negalign_ray.settings.comparison import differences
 from negalign_ray.settings.explain import shown
 
-# Settings that change no result of a run that took all its steps; None = all of the section.
-WITHOUT_EFFECT = {"run": ("dir", "overwrite"), "deadlines": None, "guards": None}
+Sections = dict[str, Sequence[str] | None]  # section -> names; None = all of the section
+# Settings that change no result of a run that took all its steps.
+WITHOUT_EFFECT: Sections = {"run": ("dir", "overwrite"), "deadlines": None, "guards": None, "checkpoints": None}
+_PLACE = ("cpus", "gpus", "threads", "labels")
+# Settings that a resumed run may change: what is measured, and where and how fast work is done. Rounding may differ.
+HARMLESS_ON_RESUME: Sections = WITHOUT_EFFECT | {
+    "run": ("dir", "overwrite", "name"),
+    "evaluation": None,
+    "follow": None,
+    "samplers": (
+        *(*_PLACE, "num", "tensor_parallel_size", "gpu_memory_utilization", "kv_cache_gib", "max_num_seqs"),
+        "orders_per_call",
+    ),
+    "scorers": (*_PLACE, "num", "max_batch_wait_s"),
+    "references": (*_PLACE, "num", "micro_batch_tokens", "cache_size"),
+    "guide": _PLACE,
+    "learners": (
+        *(*_PLACE, "num", "zero_stage", "micro_batch_tokens", "max_row_tokens", "logit_chunk_tokens"),
+        *("gradient_checkpointing", "mismatch_every"),
+    ),
+}
 # Endings of the names of settings that name a file or a folder.
 NAMES_A_FILE = ("path", "target", "rpos", "rneg", "backbone", "instructions", "chat_template")
 
@@ -25,26 +44,25 @@ def fingerprint(config: Config) -> Tree:
     return {"settings": tree, "inputs": {name: _digest(Path(name)) for name in sorted(set(_inputs(tree)))}}
 
 
-def changes(written: Tree, config: Config) -> list[str]:
+def changes(written: Tree, config: Config, *, harmless: Sections = WITHOUT_EFFECT) -> list[str]:
     """One line for everything that differs between the fingerprint of an earlier run and `config`; empty = the same.
 
-    A setting that came into being since then has its default on both sides.
+    A setting that came into being since then has its default on both sides; `harmless` ones are not looked at.
     """
     try:
-        earlier = _settings(Config.model_validate(written["settings"]))
+        earlier = _settings(Config.model_validate(written["settings"]), harmless)
     except ValidationError:  # a setting that no longer exists
         earlier = written["settings"]
-    now = fingerprint(config)
-    lines = [
-        f"{name}={shown(there)} there, {shown(here)} now" for name, there, here in differences(earlier, now["settings"])
-    ]
+    now = _settings(config, harmless)
+    lines = [f"{name}={shown(there)} there, {shown(here)} now" for name, there, here in differences(earlier, now)]
     known = written["inputs"]
-    return lines + [f"{name} has changed" for name, digest in now["inputs"].items() if known.get(name) != digest]
+    inputs = {name: _digest(Path(name)) for name in sorted(set(_inputs(now)))}
+    return lines + [f"{name} has changed" for name, digest in inputs.items() if known.get(name) != digest]
 
 
-def _settings(config: Config) -> Tree:
+def _settings(config: Config, left_out: Sections = WITHOUT_EFFECT) -> Tree:
     tree = config.model_dump(mode="json")
-    for section, names in WITHOUT_EFFECT.items():
+    for section, names in left_out.items():
         if names is None:
             del tree[section]
             continue

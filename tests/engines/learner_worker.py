@@ -64,9 +64,9 @@ class Curve:
     weight_change: float = 0.0  # || weights - weights at the start ||
 
 
-def train(engine, config: LearnersConfig) -> Curve:
+def train(engine, config: LearnersConfig, *, steps: slice = slice(None)) -> Curve:
     curve = Curve([], [], [], {})
-    for groups in batches():
+    for groups in batches()[steps]:
         plan = share_of(
             [group.num_tokens for group in groups],
             rank=dist.get_rank(),

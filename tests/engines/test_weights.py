@@ -31,6 +31,23 @@ def layers(dtype: torch.dtype = torch.float32, *, seed: int = 0) -> list[tuple[s
     ]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_saved_bundle_loads_with_every_bit_and_a_damaged_one_is_refused(tmp_path, dtype):
+    bundle = WeightBundle.from_tensors(layers(dtype), version=7)
+    bundle.save(tmp_path)
+    loaded = WeightBundle.load(tmp_path)
+    assert (loaded.version, loaded.checksum, loaded.index) == (7, bundle.checksum, bundle.index)
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(bundle.tensors(), loaded.tensors(), strict=True))
+    content = bytearray((tmp_path / "snapshot.bin").read_bytes())
+    content[5] ^= 1
+    (tmp_path / "snapshot.bin").write_bytes(bytes(content))
+    with pytest.raises(ModelError, match="not what was written"):
+        WeightBundle.load(tmp_path)
+    (tmp_path / "snapshot.bin").write_bytes(bytes(content[:-64]))
+    with pytest.raises(ModelError, match="not what was written"):
+        WeightBundle.load(tmp_path)
+
+
 def test_power_sums_are_the_sums_of_raw_bits_and_of_their_squares():
     one, minus_zero = 0x3F800000, 0x80000000
     assert power_sums(torch.tensor([1.0, 0.0, 1.0])) == (2 * one, 2 * one**2)

@@ -1,7 +1,7 @@
 """Handwritten roles for the rollout loop: they answer at once, and fail when told to."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from negalign_ray.config import LATENT_DISTANCE
@@ -128,6 +128,12 @@ class FakeFleet:
             raise RoleError("checksum differs", role="sampler", rank=rank, weight_version=self.versions[rank])
         self.versions[rank] = version
         return WeightReceipt(rank, version, checksum=0, seconds=0.5, num_bytes=4)
+
+    async def remembered(self) -> dict[str, object]:
+        return {}
+
+    async def remember(self, state: Mapping[str, object]) -> None:
+        pass
 
     async def replace_sampler(self, rank: int, weights: object, version: int) -> None:
         self.replaced.append(rank)

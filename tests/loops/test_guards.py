@@ -92,6 +92,7 @@ def test_a_head_that_cannot_tell_samples_from_negatives_at_the_start_never_fires
 def test_the_collapsed_run_of_the_results_is_stopped_long_before_its_end_and_the_best_one_is_not():
     [firing] = watch("learner/kl_nats", COLLAPSED)
     assert (firing.guard, firing.step, firing.action) == ("kl", 38, "stop")
+    assert firing.first_step == 34, "the window is 34 to 38: a roll-back goes to a checkpoint before that"
     assert firing.value == pytest.approx(0.524)
     assert watch("learner/kl_nats", BEST) == []
     gate = HARM.model_copy(update={"name": "gate"})

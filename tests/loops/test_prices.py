@@ -1,7 +1,9 @@
 """Nothing is priced twice by one model: not in one call, not in two, and not by two actors of a pool."""
 
 import asyncio
+import json
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +32,25 @@ class Model:
 
 def price(memory: PriceMemory, model: Model, *groups: Group):
     return memory.price(groups, names=("rpos", "rneg"), compute=model.response_logprobs)
+
+
+def test_prices_that_were_saved_are_remembered_in_the_order_in_which_they_are_forgotten():
+    first, second = PriceMemory(max_prices=3), PriceMemory(max_prices=3)
+    price(first, Model(), group(0, 5, (1,), (2,), (3,)))
+    price(first, Model(), group(1, 5, (1,)))  # used again: (2,) is the longest unused now
+    second.remember(json.loads(json.dumps(first.entries())))
+    model = Model()
+    price(second, model, group(2, 5, (4,)))
+    assert price(second, model, group(3, 5, (1,), (3,), (4,))).num_remembered == 3
+    assert price(second, model, group(4, 5, (2,))).num_remembered == 0
+    assert model.asked == [(5, (4,)), (5, (2,))]
+
+
+def test_a_token_may_move_from_the_prompt_to_the_answer_without_being_taken_for_the_same():
+    memory, model = PriceMemory(max_prices=9), Model()
+    longer = replace(group(0, 5, (2,)), prompt=Prompt(5, "", (), (1, 5, 7), ()))
+    price(memory, model, longer, group(1, 5, (7, 2)))
+    assert len(model.asked) == 2
 
 
 def test_every_response_gets_its_price_under_every_name_and_keeps_the_other_model_s():

@@ -169,6 +169,33 @@ def test_the_log_prob_of_followed_answers_is_measured_before_the_update_of_every
     assert (source.reports[0].sums[key], source.reports[0].counts[key]) == (-4.5, 4)
 
 
+def test_a_checkpoint_is_written_between_publishing_and_reporting_a_step():
+    events: list[str] = []
+
+    class Watched(ListSource):
+        def publish(self, version, tensors):
+            events.append(f"publish {version}")
+
+        def report(self, report):
+            events.append(f"report {report.step + 1}")
+            super().report(report)
+
+    def keep(version: int) -> bool:
+        events.append(f"keep {version}")
+        return version == 2
+
+    source = Watched([make_group(0)])
+    replace(make_loop(TablePolicy(), source, steps=2), keep=keep).run()
+    assert events == [f"{what} {step}" for step in (1, 2) for what in ("publish", "keep", "report")]
+    assert ["learner/checkpoint_s" in report.values for report in source.reports] == [False, True]
+
+
+def test_a_resumed_loop_begins_with_the_step_after_those_that_are_done():
+    source = ListSource([make_group(0)])
+    assert make_loop(TablePolicy(), source, steps=5).run(first_step=3) == 5
+    assert [report.step for report in source.reports] == [3, 4]
+
+
 def test_the_mismatch_is_the_mean_absolute_difference_on_the_tokens_as_they_were_sampled():
     source = ListSource([make_group(0)])
     make_loop(TablePolicy(), source, mismatch_every=1).run()

@@ -1,0 +1,132 @@
+"""Copies of checkpoints in another place (`checkpoints.url`): made while the run goes on, within a deadline each.
+
+<url>/<run name>/step-00000012/...      manifest.json comes last: a folder without one is no checkpoint
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from negalign_ray.engines.checkpoints import MANIFEST, NAME, Checkpoint, CheckpointStore, name_of, read_checkpoint
+from negalign_ray.errors import ConfigError, UploadError
+
+log = logging.getLogger(__name__)
+
+
+class Remote(Protocol):
+    """The part of an fsspec file system that is used here."""
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None: ...
+
+    def put_file(self, lpath: str, rpath: str) -> None: ...
+
+    def get_file(self, rpath: str, lpath: str) -> None: ...
+
+    def ls(self, path: str, detail: bool = True) -> list[Any]: ...
+
+    def exists(self, path: str) -> bool: ...
+
+    def rm(self, path: str, recursive: bool = False) -> None: ...
+
+
+def open_remote(url: str) -> tuple[Remote, str]:
+    """The file system of `checkpoints.url` and the path on it. ConfigError: unknown scheme, or a password inside."""
+    from fsspec.core import url_to_fs
+
+    if urlsplit(url).password is not None:
+        raise ConfigError(
+            "checkpoints.url holds a password, which would stand in config.yaml; leave it out and give it to the file "
+            "system through its environment variables."
+        )
+    try:
+        remote, path = url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"checkpoints.url={url} cannot be opened: {error}; install that package, or change it."
+        ) from error
+    return remote, path
+
+
+class Uploader:
+    """Copies in a thread of its own, one checkpoint after the other.
+
+    What fails is logged and kept in `errors`; the local copy is never touched.
+    """
+
+    def __init__(self, remote: Remote, path: str, *, deadline_s: float) -> None:
+        self._remote, self._path, self._deadline_s = remote, path.rstrip("/"), deadline_s
+        self.errors: list[UploadError] = []
+        self._running: threading.Thread | None = None
+        self._started_s = 0.0
+
+    def upload(self, checkpoint: Checkpoint, *, keep: Sequence[Checkpoint]) -> None:
+        """Start copying; afterwards, copies of others than `keep` are deleted there. Waits for the one before first."""
+        self.wait()
+        self._started_s = time.monotonic()
+        kept = {each.path.name for each in (*keep, checkpoint)}
+        self._running = threading.Thread(
+            target=self._copy, args=(checkpoint, kept), daemon=True, name=f"upload {checkpoint.path.name}"
+        )
+        self._running.start()
+
+    def wait(self) -> None:
+        """Until nothing is on its way, at most until the deadline; a copy that misses it is given up and counted."""
+        if self._running is None:
+            return
+        self._running.join(max(0.0, self._started_s + self._deadline_s - time.monotonic()))
+        if self._running.is_alive():
+            self._failed(f"{self._running.name} took longer than deadlines.upload_s={self._deadline_s:g} s")
+        self._running = None
+
+    def _copy(self, checkpoint: Checkpoint, kept: set[str]) -> None:
+        target = f"{self._path}/{checkpoint.path.name}"
+        try:
+            for name in (*checkpoint.files, MANIFEST):  # the manifest last
+                remote_name = f"{target}/{name}"
+                self._remote.makedirs(remote_name.rpartition("/")[0], exist_ok=True)
+                self._remote.put_file(str(checkpoint.path / name), remote_name)
+            for other in _names(self._remote, self._path):
+                if other not in kept:
+                    self._remote.rm(f"{self._path}/{other}", recursive=True)
+        except Exception as error:  # whatever a file system raises: the run must not end for a copy
+            self._failed(f"{checkpoint.path.name} could not be copied to checkpoints.url: {error!r}")
+
+    def _failed(self, reason: str) -> None:
+        error = UploadError(f"{reason}; the local copy is complete. The next checkpoint is tried again.")
+        log.warning("%s", error)
+        self.errors.append(error)
+
+
+def download_newest(remote: Remote, path: str, store: CheckpointStore) -> Checkpoint | None:
+    """Bring the newest complete copy into an empty store, checked like a local one; None when there is none."""
+    path = path.rstrip("/")
+    for name in reversed(_names(remote, path)):
+        if not remote.exists(f"{path}/{name}/{MANIFEST}"):
+            continue
+        step = int(name.removeprefix("step-"))
+        partial = store.begin(step)
+        named = partial.with_name(name_of(step))
+        partial.rename(named)  # `read_checkpoint` holds the step against the folder's name
+        remote.get_file(f"{path}/{name}/{MANIFEST}", str(named / MANIFEST))
+        checkpoint = read_checkpoint(named)  # refuses names that lead out of the folder, before anything is written
+        for file in checkpoint.files:
+            (named / file).parent.mkdir(parents=True, exist_ok=True)
+            remote.get_file(f"{path}/{name}/{file}", str(named / file))
+        faults = checkpoint.faults()
+        if not faults:
+            return checkpoint
+        log.warning("the copy %s is torn and is passed over: %s", name, "; ".join(faults[:3]))
+        store.discard_after(step - 1)
+    return None
+
+
+def _names(remote: Remote, path: str) -> list[str]:
+    """Checkpoint folders there, oldest first."""
+    if not remote.exists(path):
+        return []
+    names = (str(entry["name"] if isinstance(entry, dict) else entry) for entry in remote.ls(path))
+    found = (name.rstrip("/").rpartition("/")[2] for name in names)
+    return sorted(name for name in found if NAME.fullmatch(name))

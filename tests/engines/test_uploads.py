@@ -1,0 +1,150 @@
+"""Copies of checkpoints elsewhere: complete or ignored, within a deadline, and never at the cost of the local one."""
+
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from negalign_ray.engines.uploads import Uploader, download_newest, open_remote
+from negalign_ray.errors import ConfigError, UploadError
+from tests.engines.test_checkpoints import names, save, store
+
+
+@pytest.fixture
+def bucket() -> tuple[MemoryFileSystem, str]:
+    return MemoryFileSystem(), f"/bucket/{uuid.uuid4().hex}"  # memory file systems share one memory
+
+
+class Dead(MemoryFileSystem):
+    cachable = False
+
+    def put_file(self, lpath, rpath, **settings):
+        raise PermissionError("no right to write")
+
+
+class Stuck(MemoryFileSystem):
+    """Nothing arrives before the test is over."""
+
+    cachable = False
+
+    def __init__(self):
+        super().__init__()
+        self.over = threading.Event()
+
+    def put_file(self, lpath, rpath, **settings):
+        self.over.wait(5)
+
+
+class Torn(MemoryFileSystem):
+    """Dies when half of the files have arrived."""
+
+    cachable = False
+
+    def put_file(self, lpath, rpath, **settings):
+        if rpath.endswith(("rollout.json", "manifest.json")):
+            raise ConnectionResetError("connection reset")
+        super().put_file(lpath, rpath, **settings)
+
+
+def uploader(remote, path, *, deadline_s=5.0) -> Uploader:
+    return Uploader(remote, path, deadline_s=deadline_s)
+
+
+def test_what_was_uploaded_can_be_downloaded_into_an_empty_run(tmp_path, bucket):
+    written = save(store(tmp_path / "here"), 12)
+    up = uploader(*bucket)
+    up.upload(written, keep=[written])
+    up.wait()
+    assert up.errors == []
+    found = download_newest(*bucket, store(tmp_path / "there"))
+    assert found is not None
+    assert (found.step, found.files, found.faults()) == (12, written.files, [])
+    assert store(tmp_path / "there").newest_intact() == found
+
+
+def test_the_other_place_keeps_what_the_run_keeps(tmp_path, bucket):
+    target, up = store(tmp_path, keep_last=2), uploader(*bucket)
+    for step in (1, 2, 3):
+        up.upload(save(target, step), keep=target.checkpoints())
+    up.wait()
+    remote, path = bucket
+    assert sorted(Path(entry["name"]).name for entry in remote.ls(path)) == ["step-00000002", "step-00000003"]
+
+
+@pytest.mark.parametrize(("kind", "said"), [(Dead, "no right to write"), (Torn, "connection reset")])
+def test_a_failed_upload_is_a_typed_error_and_the_local_copy_is_complete(tmp_path, bucket, kind, said):
+    written, up = save(store(tmp_path), 12), uploader(kind(), bucket[1])
+    up.upload(written, keep=[written])
+    up.wait()
+    [error] = up.errors
+    assert isinstance(error, UploadError)
+    assert said in str(error)
+    assert "local copy is complete" in str(error)
+    assert store(tmp_path).newest_intact() == written
+    assert download_newest(kind(), bucket[1], store(tmp_path / "there")) is None, "without a manifest it is no copy"
+
+
+def test_an_upload_that_hangs_is_given_up_at_its_deadline(tmp_path, bucket):
+    remote = Stuck()
+    written, up = save(store(tmp_path), 12), uploader(remote, bucket[1], deadline_s=0.05)
+    started = time.monotonic()
+    up.upload(written, keep=[written])
+    assert time.monotonic() - started < 1.0, "the run goes on at once"
+    up.wait()
+    remote.over.set()
+    assert time.monotonic() - started < 2.0
+    [error] = up.errors
+    assert "step-00000012 took longer than deadlines.upload_s=0.05 s" in str(error)
+    assert store(tmp_path).newest_intact() == written
+
+
+def test_the_next_checkpoint_is_tried_again_after_a_failure(tmp_path, bucket):
+    target, up = store(tmp_path), uploader(Dead(), bucket[1])
+    up.upload(save(target, 1), keep=target.checkpoints())
+    up.wait()
+    up._remote = bucket[0]
+    up.upload(save(target, 2), keep=target.checkpoints())
+    up.wait()
+    assert len(up.errors) == 1
+    found = download_newest(*bucket, store(tmp_path / "there"))
+    assert found is not None
+    assert found.step == 2
+
+
+def test_a_torn_copy_is_passed_over_for_the_one_before(tmp_path, bucket):
+    target, up = store(tmp_path / "here"), uploader(*bucket)
+    for step in (1, 2):
+        up.upload(save(target, step), keep=target.checkpoints())
+    up.wait()
+    remote, path = bucket
+    remote.pipe_file(f"{path}/step-00000002/rollout.json", b"{}")
+    found = download_newest(remote, path, store(tmp_path / "there"))
+    assert found is not None
+    assert found.step == 1
+    assert names(tmp_path / "there") == ["step-00000001"]
+
+
+def test_an_empty_place_holds_no_checkpoint(tmp_path, bucket):
+    assert download_newest(*bucket, store(tmp_path)) is None
+
+
+def test_any_folder_or_url_that_fsspec_knows_will_do(tmp_path):
+    written = save(store(tmp_path / "here"), 3)
+    for url in (str(tmp_path / "folder"), f"file://{tmp_path}/other", f"memory://{uuid.uuid4().hex}"):
+        remote, path = open_remote(url)
+        up = uploader(remote, path)
+        up.upload(written, keep=[written])
+        up.wait()
+        assert up.errors == []
+        assert download_newest(remote, path, store(tmp_path / uuid.uuid4().hex)) is not None
+
+
+def test_an_unknown_scheme_or_a_password_in_the_url_is_refused_before_anything_starts():
+    with pytest.raises(ConfigError, match=r"checkpoints\.url=nosuch://x cannot be opened"):
+        open_remote("nosuch://x")
+    with pytest.raises(ConfigError, match="holds a password") as refused:
+        open_remote("sftp://me:hunter2@host/x")
+    assert "hunter2" not in str(refused.value)
