@@ -28,6 +28,7 @@ from negalign_ray.actors.processes import Background, start_actor, typed, wait_u
 from negalign_ray.config import Config
 from negalign_ray.errors import ConfigError, NegalignError, RoleError
 from negalign_ray.settings import dump_config
+from negalign_ray.trackers import TRACKERS
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,17 @@ def create_run_dir(config: Config) -> None:
     (run_dir / "config.yaml").write_text(dump_config(config))
 
 
-RESULTS = ("metrics.jsonl", "summary.json", SIDES_FILE, "samples", "logs", "model", "ray_train", "tensorboard")
+RESULTS = (
+    "metrics.jsonl",
+    "summary.json",
+    SIDES_FILE,
+    "samples",
+    "logs",
+    "model",
+    "ray_train",
+    "tensorboard",
+    *TRACKERS,
+)
 
 
 def _delete_results(run_dir: Path) -> None:

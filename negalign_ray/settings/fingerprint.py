@@ -13,7 +13,8 @@ from negalign_ray.settings import Tree
 from negalign_ray.settings.comparison import differences
 from negalign_ray.settings.explain import shown
 
-WITHOUT_EFFECT = {"run": ("dir", "overwrite"), "deadlines": None}  # settings that change no result; None = all
+# Settings that change no result; None = all.
+WITHOUT_EFFECT = {"run": ("dir", "overwrite", "trackers"), "deadlines": None}
 NAMES_A_FILE = ("path", "target", "rpos", "rneg", "instructions", "chat_template")  # endings of such settings' names
 
 
