@@ -13,6 +13,9 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 Dtype = Literal["auto", "bfloat16", "float32"]
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"  # as Ray and Kubernetes spell labels
+LabelName = Annotated[str, Field(pattern=rf"^([a-z0-9.-]+/)?{_LABEL}$")]
+LabelValue = Annotated[str, Field(pattern=rf"^{_LABEL}$")]
 LATENT_DISTANCE = "latent_distance"  # what the guide writes beside the scores of the heads
 
 
@@ -217,6 +220,7 @@ class Resources(Section):
     cpus: NonNegativeFloat = 0.9  # Ray resource per actor (may be fractional)
     gpus: NonNegativeFloat = 0.0  # Ray resource per actor (may be fractional)
     threads: PositiveInt = 1  # compute threads; roles that alternate may each use every core
+    labels: dict[LabelName, LabelValue] = {}  # Ray node labels: the actors run only on nodes that carry them
 
 
 class SamplersConfig(Resources):
@@ -315,7 +319,6 @@ class GuideConfig(Resources):
 class LoRAConfig(Section):
     r: PositiveInt = 16
     alpha: PositiveFloat = 32.0
-    dropout: Fraction = 0.0
     target_modules: str | tuple[str, ...] = "all-linear"
 
 
@@ -356,6 +359,98 @@ class EvaluationConfig(Section):
     @model_validator(mode="after")
     def _names_are_unique(self):
         return _require_unique_heads(self, "evaluation")
+
+
+class FollowConfig(Section):
+    """Fixed human answers whose log-prob under the policy is measured while it trains: the same for every method."""
+
+    num_rows: NonNegativeInt = 8  # of each kind: held-out negatives, held-out good answers, benign answers (at best
+    # none that the evaluation asks); 0 = nothing is followed, and the guard benign_logprob sleeps
+    every: PositiveInt = 10  # optimizer steps between two measurements; each costs one forward of all of them
+
+
+class Guard(Section):
+    """`limit` is what the mean of the last `window` measured values may reach."""
+
+    limit: NonNegativeFloat
+    window: PositiveInt = 5  # measured values; the first `window` of them are the start that some guards compare with
+    action: Literal["off", "warn", "stop"] = "stop"  # stop = end after this step, with the model and the table
+
+
+class NonFiniteGuard(Guard):
+    """Metric values that are NaN or infinite; a loss or gradient that is not finite ends the run with an error."""
+
+    limit: NonNegativeFloat = 0.0  # of conductor/nonfinite_values
+    window: PositiveInt = 1
+
+
+class BenignLogprobGuard(Guard):
+    """Good answers to benign prompts lose likelihood."""
+
+    limit: NonNegativeFloat = 0.6  # fall of learner/benign_logprob_nats since the start: perplexity times 1.8 [choice]
+    window: PositiveInt = 1
+
+
+class KLGuard(Guard):
+    """The policy is far from the reference."""
+
+    limit: NonNegativeFloat = 0.5  # of learner/kl_nats, in either direction [choice]
+
+
+class OwnAnswersGuard(Guard):
+    """The policy unlearns its own answers; asleep for methods that push these down (SPIN, LD-Align)."""
+
+    limit: NonNegativeFloat = 0.2  # learner/kl_nats below minus this [choice]
+
+
+class EntropyGuard(Guard):
+    """The policy has become certain of its every word."""
+
+    limit: Fraction = 0.6  # share of sampler/entropy_nats lost since the start [choice]
+
+
+class RepetitionGuard(Guard):
+    """Answers run in circles."""
+
+    limit: NonNegativeFloat = 0.2  # rise of sampler/repetition_frac since the start [choice]
+
+
+class OpeningsGuard(Guard):
+    """All answers begin alike."""
+
+    limit: Fraction = 0.5  # share of sampler/distinct_openings_frac lost since the start [choice]
+    action: Literal["off", "warn", "stop"] = "warn"
+
+
+class LengthGuard(Guard):
+    """Answers grow or shrink."""
+
+    limit: NonNegativeFloat = 0.5  # change of sampler/length_tokens, as a share of the start [choice]
+    window: PositiveInt = 10
+    action: Literal["off", "warn", "stop"] = "warn"
+
+
+class RewardDriftGuard(Guard):
+    """The own samples' scores move to those of the human negatives, by any head that told them apart at the start."""
+
+    limit: NonNegativeFloat = 0.5  # share of that lead lost [choice]
+    window: PositiveInt = 10
+    action: Literal["off", "warn", "stop"] = "warn"
+
+
+class GuardsConfig(Section):
+    """Rules that watch a run for collapse (docs/guards.md)."""
+
+    enabled: bool = True  # false = none of them; the metrics that they read are still measured
+    non_finite: NonFiniteGuard = NonFiniteGuard()
+    benign_logprob: BenignLogprobGuard = BenignLogprobGuard()
+    kl: KLGuard = KLGuard()
+    own_answers: OwnAnswersGuard = OwnAnswersGuard()
+    entropy: EntropyGuard = EntropyGuard()
+    repetition: RepetitionGuard = RepetitionGuard()
+    openings: OpeningsGuard = OpeningsGuard()
+    length: LengthGuard = LengthGuard()
+    reward_drift: RewardDriftGuard = RewardDriftGuard()
 
 
 class DeadlinesConfig(Section):
@@ -399,6 +494,8 @@ class Config(Section):
     learners: LearnersConfig = LearnersConfig()
     guide: GuideConfig = GuideConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    follow: FollowConfig = FollowConfig()
+    guards: GuardsConfig = GuardsConfig()
     deadlines: DeadlinesConfig = DeadlinesConfig()
 
     @property

@@ -79,6 +79,29 @@ METRICS: dict[str, Metric] = {
         "method's weight.",
         "Below about -5 and falling: likelihood is displaced to neither; lower learners.lr.",
     ),
+    "learner/kl_nats": Metric(
+        "nats/token",
+        "Log-ratio (policy to rpos) of the step's new own samples per token: an estimate of the KL divergence of the "
+        "policy from the reference where they are the policy's own, of minus the KL divergence of the reference from "
+        "the policy where they are the initial model's.",
+        "Beyond 0.5 either way: the policy is another model; below -0.2: it unlearns its own answers (see guards.md).",
+    ),
+    "learner/benign_logprob_nats": Metric(
+        "nats/token",
+        "Log-prob per token of a fixed few good answers to benign prompts, before the step's update; measured every "
+        "follow.every steps.",
+        "Falls by 0.5: perplexity is up by two thirds; stop earlier, lower learners.lr.",
+    ),
+    "learner/heldout_negative_logprob_nats": Metric(
+        "nats/token",
+        "The same of a fixed few held-out negatives. Measured alike for every method.",
+        "Not falling: nothing is learned. Falls as the next one does: the style of both is being unlearned.",
+    ),
+    "learner/heldout_positive_logprob_nats": Metric(
+        "nats/token",
+        "The same of a fixed few held-out good answers, where the data has any.",
+        "Falls with the one before.",
+    ),
     "learner/rank_nats": Metric(
         "nats/token",
         "NEAT, RRHF, CLHA, PRO: ranking term.",
@@ -86,8 +109,13 @@ METRICS: dict[str, Metric] = {
     ),
     "learner/best_token_nll_nats": Metric(
         "nats/token",
-        "NEAT, RRHF, CLHA, PRO: negative log-prob of the best candidate per token; its exponential is the perplexity.",
+        "NEAT, RRHF, CLHA, PRO: negative log-prob of the best candidate per token.",
         "Rising: diverging. Near 0: the model repeats itself, and its own answers are the best ones.",
+    ),
+    "learner/best_perplexity": Metric(
+        ">= 1",
+        "Its exponential, of the mean over the step's groups.",
+        "As above; near 1 instead of near 0.",
     ),
     "learner/ranked_pairs_frac": Metric(
         "0..1",
@@ -212,6 +240,22 @@ METRICS: dict[str, Metric] = {
     "sampler/busy_s": Metric("s", "Seconds spent generating, summed over samplers.", "Near 0: samplers sit idle."),
     "sampler/length_tokens": Metric(
         "tokens", "Mean length of an answer.", "Drifting up or down by a third: length is being learned, not harm."
+    ),
+    "sampler/entropy_nats": Metric(
+        "nats/token",
+        "Mean negative log-prob of the tokens of the step's new own samples, as they were sampled: an estimate of the "
+        "policy's entropy where sampling.temperature is 1.",
+        "Falls below half of the start: the policy is certain of its every word (collapse).",
+    ),
+    "sampler/repetition_frac": Metric(
+        "0..1",
+        "Share of an own sample's 4-grams that repeat an earlier one of the same answer; mean over the samples.",
+        "Above the start by 0.2: answers run in circles (collapse).",
+    ),
+    "sampler/distinct_openings_frac": Metric(
+        "0..1",
+        "Different first three tokens over the step's new own samples; falls with the number of samples, too.",
+        "Falls below half of the start: every prompt gets the same opening (collapse).",
     ),
     "sampler/staleness_steps": Metric(
         "steps", "Mean age of the samples of the step, in weight versions.", "At sampling.staleness: samplers lag."

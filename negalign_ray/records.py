@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 TokenIds = tuple[int, ...]
+OPENING_TOKENS = 3
 
 
 class Role(StrEnum):
@@ -147,6 +148,7 @@ class ResponseCard:
     carried: bool = False
     stopped: bool = False  # a sample that ended by itself
     rewards: Mapping[str, float] = field(default_factory=dict)
+    opening: TokenIds = ()  # first tokens of a sample: do all answers begin alike?
 
     @classmethod
     def of(cls, response: Response) -> "ResponseCard":
@@ -157,6 +159,7 @@ class ResponseCard:
             carried=response.carried,
             stopped=response.finish_reason == "stop",
             rewards=response.rewards,
+            opening=response.token_ids[:OPENING_TOKENS] if response.role is Role.SAMPLE else (),
         )
 
     @property
@@ -188,6 +191,11 @@ class GroupCard:
     def sample_lengths(self) -> tuple[int, ...]:
         """Tokens of the fresh samples."""
         return tuple(card.num_tokens for card in self.fresh_samples)
+
+    @property
+    def sample_openings(self) -> tuple[TokenIds, ...]:
+        """First tokens of the fresh samples."""
+        return tuple(card.opening for card in self.fresh_samples)
 
     @property
     def num_stopped(self) -> int:

@@ -4,10 +4,10 @@ import io
 import json
 import logging
 import re
+import resource
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 from negalign_ray import __version__, cli
 from negalign_ray.cli.progress import Progress, clock
 from negalign_ray.errors import ConfigError, StallError
+from negalign_ray.loops.guards import Firing
 
-HEAVY = {"torch", "ray", "transformers", "vllm", "deepspeed", "datasets", "sklearn", "tensorboard"}
+HEAVY = {"torch", "ray", "transformers", "vllm", "deepspeed", "datasets", "sklearn", "tensorboard", "numpy"}
 
 
 @pytest.fixture
@@ -49,27 +50,30 @@ def run(monkeypatch):
 # Start-up
 
 
-def test_help_imports_nothing_heavy():
+@pytest.mark.parametrize("command", ["", "train", "evaluate", "compare", "data check"])
+def test_help_imports_nothing_heavy(command):
     code = (
         "import sys; from negalign_ray.cli import app\n"
-        "try: app(['--help'])\n"
+        f"try: app({[*command.split(), '--help']!r})\n"
         "except SystemExit: pass\n"
         f"print('loaded:', sorted({HEAVY!r} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert "train" in done.stdout
+    assert "Usage:" in done.stdout
     assert done.stdout.splitlines()[-1] == "loaded: []"
 
 
-def test_help_answers_at_once():
-    times = []
+def test_help_answers_in_under_half_a_second_of_an_idle_machine():
+    """Processor time, 0.2 s: what a user waits for where nothing else runs, and the same where something does."""
+    times_s = []
     for _ in range(3):
-        start = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(
             [sys.executable, "-m", "negalign_ray.cli", "--help"], capture_output=True, check=True, timeout=60
         )
-        times.append(time.monotonic() - start)
-    assert min(times) < 2.0  # 0.2 s on an idle machine; the bound leaves room for a busy one
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(times_s) < 0.5
 
 
 def test_version_is_the_package_version(run):
@@ -174,6 +178,13 @@ def test_data_check_lists_broken_rows_and_exits_with_3(run, negatives, toy_model
     assert re.search(r"^4 +empty", out, re.MULTILINE)
 
 
+def test_data_check_lists_as_many_broken_rows_as_asked_for(run, negatives, toy_model):
+    negatives.write_text(negatives.read_text() + '{"prompt": "Question 9?", "rejected": ""}\n' * 25)
+    command = ("data", "check", str(negatives), "--model", str(toy_model))
+    listed = [run(*command, *more)[1].count("rejected is empty") for more in ((), ("--max-problems", "0"))]
+    assert listed == [20, 25]
+
+
 def test_data_check_of_a_missing_file_is_a_data_error(run, tmp_path, toy_model):
     code, _, err = run("data", "check", str(tmp_path / "absent.jsonl"), "--model", str(toy_model))
     assert code == 3
@@ -223,6 +234,7 @@ class FakeStatus:
     buffered_groups: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     fatal: None = None
+    firings: tuple = ()
     fit: tuple[int, float] | None = None
 
 
@@ -246,6 +258,16 @@ def test_progress_without_a_terminal_is_one_line_per_phase_and_step():
         "[0:25] step 1/10  loss 0.693  toxicity sample 0.12  5.0 s",
         "[0:35] step 3/10  loss 0.693  toxicity sample 0.12  5.0 s  ETA 0:35",  # 2 steps in 10 s, 7 to go
     ]
+
+
+def test_progress_shows_what_a_guard_says_once():
+    console = Console(file=io.StringIO(), width=200)
+    firing = Firing("kl", "learner/kl_nats", 1, 0.75, 0.5, "stop", "guard kl at step 1: too far")
+    with Progress(console, title="d2o", now=FakeClock()) as progress:
+        for step in (1, 2):
+            progress.update("training", FakeStatus(step, firings=(firing,)))
+    said = [line for line in console.file.getvalue().splitlines() if "guard" in line]
+    assert said == ["[0:00] stop: guard kl at step 1: too far"]
 
 
 def test_progress_on_a_terminal_shows_every_role():

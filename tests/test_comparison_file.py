@@ -113,10 +113,32 @@ def test_a_fingerprint_changes_with_a_setting_and_with_the_contents_of_a_file(lo
     assert changes(written, config) == [f"{rows} has changed"]
 
 
+NAMES_A_FILE = ("data.heldout_path", "data.benign_path", "evaluation.choices_path", "model.chat_template")
+NAMES_A_MODEL = ("model.path", "references.rpos", "references.rneg", "guide.backbone")
+
+
+@pytest.mark.parametrize("setting", [*NAMES_A_FILE, *NAMES_A_MODEL, "sampling.instructions"])
+def test_a_fingerprint_changes_with_the_contents_behind_every_setting_that_names_some(load, tmp_path, setting):
+    named = tmp_path / "named"
+    content = named / "model.safetensors" if setting in NAMES_A_MODEL else named
+    content.parent.mkdir(exist_ok=True)
+    content.write_text("one")
+    config = load(f"{setting}={named}").runs[0].config
+    written = json.loads(json.dumps(fingerprint(config)))
+    content.write_text("another")
+    assert changes(written, config) == [f"{named} has changed"]
+
+
 def test_where_a_run_lives_and_how_long_it_may_wait_changes_no_result(load):
     written, config = (load(*more).runs[0].config for more in ((), ("deadlines.start_s=7",)))
     moved = config.model_copy(update={"run": config.run.model_copy(update={"dir": Path("elsewhere")})})
     assert changes(fingerprint(written), moved) == []
+
+
+def test_compared_runs_have_no_guards_since_all_of_them_take_the_same_number_of_updates(load):
+    config = load("guards.kl.limit=0.1").runs[0].config
+    assert not config.guards.enabled
+    assert changes(fingerprint(config), load().runs[0].config) == [], "a run that took all its steps was not stopped"
 
 
 def test_a_setting_that_came_into_being_later_has_its_default(load):

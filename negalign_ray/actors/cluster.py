@@ -2,14 +2,15 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
 from negalign_ray.actors.plan import Plan
+from negalign_ray.config import Resources
 from negalign_ray.errors import PlacementError, RoleError
 
 OBJECT_STORE_BYTES = 4 * 1024**3  # of a cluster started for one run; weights of two versions and the groups fit well
@@ -24,6 +25,19 @@ class Placement:
     cpus: float
     gpus: float
     threads: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, role: str, num: int, section: Resources) -> "Placement":
+        return cls(role, num, section.cpus, section.gpus, section.threads, section.labels)
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one node of the cluster has: `resources` by Ray's names ("CPU", "GPU"), and its labels."""
+
+    resources: Mapping[str, float]
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def placements(plan: Plan) -> list[Placement]:
@@ -36,7 +50,7 @@ def placements(plan: Plan) -> list[Placement]:
         roles.append(("reference", num_references, config.references))
     if config.uses_guide:
         roles.append(("guide", 1, config.guide))
-    return [Placement(role, num, section.cpus, section.gpus, section.threads) for role, num, section in roles]
+    return [Placement.of(role, num, section) for role, num, section in roles]
 
 
 @contextmanager
@@ -110,13 +124,32 @@ def _start_error(error: Exception, address: str | None) -> RoleError:
 
 def require_room(places: Sequence[Placement]) -> None:
     """PlacementError unless the cluster could hold all of them at once."""
-    total = ray.cluster_resources()
+    check_room(places, [Node(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]])
+
+
+def check_room(places: Sequence[Placement], nodes: Sequence[Node]) -> None:
+    """PlacementError unless every group of labelled nodes holds the roles that ask for it, and all nodes hold all.
+
+    It compares sums: whether the parts also fit onto single nodes is left to Ray and `deadlines.start_s`.
+    """
+    selectors = {tuple(sorted(place.labels.items())) for place in places if place.labels}
+    for selector in sorted(selectors):
+        chosen = dict(selector)
+        there = [node for node in nodes if chosen.items() <= node.labels.items()]
+        _require_sum([place for place in places if place.labels == chosen], there, labels=chosen)
+    _require_sum(places, nodes, labels={})
+
+
+def _require_sum(places: Sequence[Placement], nodes: Sequence[Node], *, labels: Mapping[str, str]) -> None:
     for resource, attribute in (("CPU", "cpus"), ("GPU", "gpus")):
-        wanted = {p.role: p.num * getattr(p, attribute) for p in places}
-        there = total.get(resource, 0.0)
+        wanted = {place.role: place.num * getattr(place, attribute) for place in places}
+        there = sum(node.resources.get(resource, 0.0) for node in nodes)
         if sum(wanted.values()) > there + 1e-9:
             parts = ", ".join(f"{role}s {amount:g}" for role, amount in wanted.items() if amount)
+            asked = ",".join(f"{name}={value}" for name, value in labels.items())
+            holder = f"the {len(nodes)} node(s) with the labels {asked} have" if labels else "the cluster has"
+            more = f"add nodes (ray start --labels={asked})" if labels else "add nodes"
             raise PlacementError(
-                f"the run asks for {sum(wanted.values()):g} {resource} ({parts}) and the cluster has {there:g}; lower "
-                f"<role>.{attribute} or <role>.num, or add nodes. Roles that take turns may share a core."
+                f"the run asks for {sum(wanted.values()):g} {resource} ({parts}) and {holder} {there:g}; lower "
+                f"<role>.{attribute} or <role>.num, or {more}. Roles that take turns may share a core."
             )

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,9 @@ from negalign_ray.actors.fleet import RayFleet
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.processes import open_log
 from negalign_ray.errors import NegalignError, StallError
+from negalign_ray.loops.behaviours import samples_are_bad
 from negalign_ray.loops.candidates import CandidateLists
+from negalign_ray.loops.guards import Firing, Guards
 from negalign_ray.loops.merge import merge_reports
 from negalign_ray.loops.orders import OrderFactory
 from negalign_ray.loops.roles import Batch, StepReport
@@ -36,6 +37,7 @@ class Status:
     buffered_groups: int
     metrics: dict[str, float]  # of the last step
     fatal: NegalignError | None
+    firings: tuple[Firing, ...] = ()  # of guards, so far
     fit: tuple[int, float] | None = None  # groups, seconds so far: the guide is being fitted
 
 
@@ -70,7 +72,10 @@ class Conductor:
         self._step = 0
         self._last_metrics: dict[str, float] = {}
         self._learner_error: NegalignError | None = None
-        self._started_s = time.perf_counter()
+        self._guards = Guards(
+            config.guards, heads=config.scorers.heads, unlearns_own_answers=samples_are_bad(plan.needs)
+        )
+        self._firings: list[Firing] = []
 
     async def ready(self) -> bool:
         """Waits for every role; the rollout loop itself waits for `start`."""
@@ -117,19 +122,26 @@ class Conductor:
         reports = self._reports.setdefault(report.step, [])
         reports.append(report)
         if len(reports) == self._config.learners.num:
-            self._finish_step(self._reports.pop(report.step))
+            firings = self._finish_step(self._reports.pop(report.step))
+            if any(firing.action == "stop" for firing in firings):
+                await self._loop.stop()
             await self._loop.trained(report.step)
 
     def learner_failed(self, error: NegalignError) -> None:
         self._learner_error = self._learner_error or error
 
-    def _finish_step(self, reports: Sequence[StepReport]) -> None:
+    def _finish_step(self, reports: Sequence[StepReport]) -> list[Firing]:
         step = reports[0].step
         batch = Batch(step, self._loop.buffer.take(step))
         self._last_metrics = merge_reports(reports, batch, rollout=self._loop)
-        self._metrics.write(step + 1, self._last_metrics)
+        row = self._metrics.write(step + 1, self._last_metrics)
         self._step = step + 1
         log.info("step %d loss %.4f", step + 1, self._last_metrics["learner/loss"])
+        firings = self._guards.observe(step + 1, row)
+        for firing in firings:
+            log.warning("%s: %s", firing.action, firing.reason)
+        self._firings += firings
+        return firings
 
     # -- the driver --------------------------------------------------------------------------------------------
 
@@ -158,6 +170,7 @@ class Conductor:
             buffered_groups=len(rollout.buffer) if rollout else 0,
             metrics={**guide, **self._last_metrics},  # of the newest iteration: only its first step's row has them
             fatal=self._learner_error or (rollout.fatal if rollout else None),
+            firings=tuple(self._firings),
             fit=rollout.fit if rollout else None,
         )
 

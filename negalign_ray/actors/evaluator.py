@@ -6,7 +6,6 @@ Whoever samples (the run's samplers, or one started for `negalign-ray evaluate`)
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,13 @@ from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.processes import actor_options, start_actor, typed
 from negalign_ray.actors.reference import Reference
 from negalign_ray.actors.scorer import Scorer
-from negalign_ray.data.split import in_seeded_order
 from negalign_ray.errors import StallError
 from negalign_ray.evaluation.base_cache import BaseCache
 from negalign_ray.evaluation.measure import Answered, Score, groups_to_price, measure
 from negalign_ray.evaluation.pricing import PriceBook
-from negalign_ray.evaluation.probes import build_probes, draw_questions, priced_set, spread_over_behaviours
 from negalign_ray.evaluation.side import Side
 from negalign_ray.evaluation.summary import summarise
-from negalign_ray.records import Generation, Group, Role, SampleRequest, SamplingSpec
+from negalign_ray.records import Generation, Group, SampleRequest, SamplingSpec
 
 Generate = Callable[[Sequence[SampleRequest], SamplingSpec], list[Generation]]
 SIDES_FILE = "evaluation.json"  # in the run directory: every item measured of both models, to compare runs by
@@ -40,22 +37,8 @@ class Evaluation:
         self._plan, self._config, self._base_path = plan, plan.config.evaluation, base_path
         engine, dtype = plan.config.samplers.engine, plan.sampler_dtype
         self._cache = None if cache_dir is None else BaseCache(cache_dir, base_path, engine, dtype)
-        # One order whatever the method needs, so that methods are asked the same.
-        heldout = in_seeded_order((*plan.data.heldout, *plan.data.heldout_rest), seed=plan.config.run.seed)
-        probes = build_probes(
-            heldout,
-            plan.benign,
-            num_prompts=self._config.num_prompts,
-            num_benign=self._config.num_benign,
-            seed=plan.config.run.seed,
-        )
-        style = (p for p in heldout if any(r.role is Role.POSITIVE for r in p.responses))
-        chosen = spread_over_behaviours(style, limit=self._config.num_prompts, seed=plan.config.run.seed)
-        self._probes = replace(
-            probes,
-            human_benign=priced_set(chosen, Role.POSITIVE),
-            choices=draw_questions(plan.choices, limit=self._config.num_choices_questions, seed=plan.config.run.seed),
-        )
+        assert plan.probes is not None, "a plan with evaluation.enabled=false has nothing to evaluate with"
+        self._probes = plan.probes
 
     def answer(self, generate: Generate) -> Answered:
         generations = generate(self._requests(), self._spec())
@@ -91,7 +74,7 @@ class Evaluation:
             policy = self._price("policy", policy_path, groups)
             first = measure(self._probes, before, before, model=base, base=base, score=score)
             second = measure(self._probes, after, before, model=policy, base=base, score=score)
-        self._write_answers(before, after)
+        self._write_answers(before=before, after=after)
         if save_as is not None:
             sides = {"before": first.to_json(), "after": second.to_json()}
             save_as.write_text(json.dumps(sides) + "\n", encoding="utf-8")
@@ -102,21 +85,23 @@ class Evaluation:
         with self._scorer() as score:
             base = self._price_base(groups_to_price(self._probes, answered))
             side = measure(self._probes, answered, answered, model=base, base=base, score=score)
+        self._write_answers(answer=answered)
         return self._summary(side, None)
 
     def _summary(self, first: Side, second: Side | None) -> dict[str, Any]:
         seed = self._plan.config.run.seed
         return summarise(first, second, heads=self._config.heads, resamples=self._config.bootstrap, seed=seed)
 
-    def _write_answers(self, before: Answered, after: Answered) -> None:
-        """<run>/samples/evaluation.jsonl: every evaluated prompt with both answers, for reading."""
+    def _write_answers(self, **sides: Answered) -> None:
+        """<run>/samples/evaluation.jsonl: every evaluated prompt with the answer of each side, for reading."""
         path = self._plan.config.run_dir / "samples" / "evaluation.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         prompts = (*self._probes.harmful_prompts, *self._probes.benign_prompts)
-        firsts, seconds = (*before.harmful, *before.benign), (*after.harmful, *after.benign)
+        answers = ((*answered.harmful, *answered.benign) for answered in sides.values())
         with path.open("w", encoding="utf-8") as file:
-            for prompt, first, second in zip(prompts, firsts, seconds, strict=True):
-                row = {"prompt": prompt.text, "behaviour": prompt.behaviour, "before": first.text, "after": second.text}
+            for prompt, *said in zip(prompts, *answers, strict=True):
+                texts = {name: answer.text for name, answer in zip(sides, said, strict=True)}
+                row = {"prompt": prompt.text, "behaviour": prompt.behaviour, **texts}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     @contextmanager

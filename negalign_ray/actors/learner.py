@@ -37,7 +37,10 @@ def make_trainer(plan: Plan, conductor: Any) -> TorchTrainer:
         train_loop_config={"plan": plan, "conductor": conductor},
         torch_config=TorchConfig(backend="nccl" if uses_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=learners.num, use_gpu=uses_gpu, resources_per_worker=resources
+            num_workers=learners.num,
+            use_gpu=uses_gpu,
+            resources_per_worker=resources,
+            label_selector=dict(learners.labels) or None,
         ),
         run_config=ray.train.RunConfig(
             name="ray_train",
@@ -82,6 +85,8 @@ def _train_and_export(plan: Plan, conductor: Any, *, rank: int, world_size: int)
         save_samples=SampleLog(config.run_dir, rank=rank).write,
         reward=plan.reward,
         weight_change_sq=engine.weight_change_sq,
+        followed=_followed(plan),
+        follow_every=config.follow.every,
     )
     steps_done = loop.run()
     engine.export(config.run_dir / "model", tokenizer_folder=plan.model_path)
@@ -89,6 +94,19 @@ def _train_and_export(plan: Plan, conductor: Any, *, rank: int, world_size: int)
         weights = engine.gather_weights()
         if rank == 0:
             loop.source.publish(steps_done, weights)
+
+
+def _followed(plan: Plan) -> dict[str, tuple[Group, ...]]:
+    from negalign_ray.evaluation.probes import followed_groups
+
+    config = plan.config
+    return followed_groups(
+        (*plan.data.heldout, *plan.data.heldout_rest),
+        plan.benign,
+        num=config.follow.num_rows,
+        asked=plan.probes.benign_prompts if plan.probes else (),
+        seed=config.run.seed,
+    )
 
 
 class ConductorSource:

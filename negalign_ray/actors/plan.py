@@ -7,10 +7,12 @@ from negalign_ray.actors.plan_checks import check_plan, check_settings, instruct
 from negalign_ray.config import LATENT_DISTANCE, Config, NEATConfig
 from negalign_ray.data.benign import load_benign
 from negalign_ray.data.chat import ChatTokenizer, load_chat
-from negalign_ray.data.choices import ChoiceQuestion, load_choices
+from negalign_ray.data.choices import load_choices
 from negalign_ray.data.instructions import Instruction, load_instructions
 from negalign_ray.data.load import LoadedData, load_prompts
+from negalign_ray.data.split import in_seeded_order
 from negalign_ray.errors import ConfigError
+from negalign_ray.evaluation.probes import Probes, build_probes
 from negalign_ray.methods import METHODS, Method, Needs
 from negalign_ray.methods.groups import RewardSource
 from negalign_ray.models.dtype import ComputeDtype, resolve_dtype
@@ -30,7 +32,7 @@ class Plan:
     stop_ids: tuple[int, ...]
     data: LoadedData
     benign: tuple[Prompt, ...]
-    choices: tuple[ChoiceQuestion, ...]
+    probes: Probes | None  # None = no evaluation
     instructions: tuple[Instruction, ...]
     instruction_tokens: int  # what the longest of them adds to a prompt
 
@@ -101,6 +103,7 @@ def make_plan(config: Config) -> Plan:
         check_head(head)
     chat = load_chat(model_path, template=config.model.chat_template)
     data = load_prompts(config.data, chat, seed=config.run.seed, needs=needed_roles(config))
+    benign = load_benign(config.data.benign_path, chat, limits=config.data)
     instructions = load_instructions(config.sampling.instructions)
     plan = Plan(
         config=config,
@@ -111,13 +114,20 @@ def make_plan(config: Config) -> Plan:
         learner_dtype=learner_dtype,
         stop_ids=chat.end_ids,
         data=data,
-        benign=load_benign(config.data.benign_path, chat, limits=config.data),
-        choices=load_choices(config.evaluation.choices_path, chat, limits=config.data),
+        benign=benign,
+        probes=_probes(config, data, benign, chat) if config.evaluation.enabled else None,
         instructions=instructions,
         instruction_tokens=instruction_tokens(chat, instructions),
     )
     check_plan(plan)
     return plan
+
+
+def _probes(config: Config, data: LoadedData, benign: tuple[Prompt, ...], chat: ChatTokenizer) -> Probes:
+    # One order whatever the method needs, so that methods are asked the same.
+    heldout = in_seeded_order((*data.heldout, *data.heldout_rest), seed=config.run.seed)
+    questions = load_choices(config.evaluation.choices_path, chat, limits=config.data)
+    return build_probes(heldout, benign, questions, config=config.evaluation, seed=config.run.seed)
 
 
 def _with_backbone(config: Config, model_path: Path) -> Config:

@@ -90,7 +90,8 @@ def _check_context(plan: "Plan") -> None:
 def _check_rows(plan: "Plan") -> None:
     """Prompt and human answer must be within the positions of every model that reads them."""
     data = plan.data
-    prompts = (*data.train, *data.heldout, *data.heldout_rest, *plan.benign, *(each.prompt for each in plan.choices))
+    questions = plan.probes.choices if plan.probes else ()
+    prompts = (*data.train, *data.heldout, *data.heldout_rest, *plan.benign, *(each.prompt for each in questions))
     longest, prompt = max(((_row_tokens(prompt), prompt) for prompt in prompts), key=lambda pair: pair[0])
     for setting, path in (
         ("model.path", plan.model_path),
@@ -100,8 +101,8 @@ def _check_rows(plan: "Plan") -> None:
         limit = max_positions(path)
         if limit is not None and longest > limit:
             raise ConfigError(
-                f"the prompt {prompt.text[:40]!r} and its longest answer have {longest} tokens, and {setting}={path} "
-                f"has {limit} positions (max_position_embeddings); lower data.max_prompt_tokens and "
+                f"the prompt of row {prompt.prompt_id} and its longest answer have {longest} tokens, and "
+                f"{setting}={path} has {limit} positions (max_position_embeddings); lower data.max_prompt_tokens and "
                 f"data.max_response_tokens to {limit} in all, with data.on_bad_row=skip to leave longer rows out."
             )
 

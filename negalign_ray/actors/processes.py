@@ -23,6 +23,7 @@ def actor_options(resources: Resources, *, name: str, **more: Any) -> dict[str, 
         "name": name,
         "num_cpus": resources.cpus,
         "num_gpus": resources.gpus,
+        "label_selector": dict(resources.labels) or None,
         "runtime_env": {"env_vars": thread_environment(threads)},
         **more,
     }

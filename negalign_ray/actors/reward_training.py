@@ -60,7 +60,7 @@ def train_reward(
     _prepare_folder(plan)
     learners = config.learners
     with shared_cluster():
-        require_room([Placement("learner", learners.num, learners.cpus, learners.gpus, learners.threads)])
+        require_room([Placement.of("learner", learners.num, learners)])
         on_progress("starting", {})
         _watch(Background(_make_trainer(plan).fit), plan, on_progress)
     return json.loads((plan.out / REPORT_FILE).read_text(encoding="utf-8"))
@@ -90,7 +90,10 @@ def _make_trainer(plan: RewardPlan) -> TorchTrainer:
             backend="nccl" if uses_gpu else "gloo", timeout_s=int(plan.config.deadlines.step_s) or 1
         ),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=learners.num, use_gpu=uses_gpu, resources_per_worker=resources
+            num_workers=learners.num,
+            use_gpu=uses_gpu,
+            resources_per_worker=resources,
+            label_selector=dict(learners.labels) or None,
         ),
         run_config=ray.train.RunConfig(
             name="ray_train",

@@ -10,7 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,13 @@ from rich.console import RenderableType
 from negalign_ray.actors.cluster import cluster
 from negalign_ray.actors.conductor import Conductor, Status
 from negalign_ray.actors.dry_run import describe
-from negalign_ray.actors.evaluator import SIDES_FILE, Answered, Evaluation
-from negalign_ray.actors.fleet import make_sampler
+from negalign_ray.actors.evaluator import SIDES_FILE, Evaluation
 from negalign_ray.actors.learner import make_trainer
 from negalign_ray.actors.plan import Plan, make_plan
 from negalign_ray.actors.processes import Background, start_actor, typed, wait_until_ready
 from negalign_ray.config import Config
 from negalign_ray.errors import ConfigError, NegalignError, RoleError
+from negalign_ray.evaluation.table import summary_markdown
 from negalign_ray.settings import dump_config
 from negalign_ray.trackers import TRACKERS
 
@@ -63,41 +63,6 @@ def dry_run(config: Config) -> RenderableType:
     return describe(make_plan(config))
 
 
-def evaluate(config: Config, *, on_status: OnStatus = ignore_status) -> dict[str, Any]:
-    """The table of `train` for the model of `config.model.path`.
-
-    With another model as `references.rpos`, that one is "before" and this one "after"; else the one side is described.
-    """
-    on_status("checking", None)
-    plan = make_plan(config)
-    evaluation = Evaluation(plan, base_path=plan.rpos_path)
-    with cluster(plan):
-        on_status("answering", None)
-        answered = _answer(plan, evaluation)
-        if plan.rpos_path == plan.model_path:
-            on_status("measuring", None)
-            return evaluation.describe(answered)
-        on_status("answering, reference", None)
-        before = _answer(replace(plan, model_path=plan.rpos_path), evaluation)
-        on_status("measuring", None)
-        return evaluation.compare(before, answered, policy_path=plan.model_path)
-
-
-def _answer(plan: Plan, evaluation: Evaluation) -> Answered:
-    """The answers of the plan's model, from a sampler started for them."""
-    deadlines = plan.config.deadlines
-    sampler = make_sampler(plan, 0)
-    wait_until_ready({"sampler-0": sampler.ready.remote()}, deadline_s=deadlines.start_s)
-    try:
-        return evaluation.answer(
-            lambda requests, spec: ray.get(sampler.generate.remote(requests, spec), timeout=deadlines.sample_s)
-        )
-    except ray.exceptions.RayError as error:
-        raise typed(error, role="sampler", rank=0) from error
-    finally:
-        ray.kill(sampler)
-
-
 def create_run_dir(config: Config) -> None:
     run_dir = config.run_dir
     if (run_dir / "metrics.jsonl").exists():
@@ -112,16 +77,9 @@ def create_run_dir(config: Config) -> None:
 
 
 RESULTS = (
-    "metrics.jsonl",
-    "summary.json",
-    SIDES_FILE,
-    "samples",
-    "logs",
-    "model",
-    "ray_train",
-    "tensorboard",
+    "metrics.jsonl", "summary.json", "summary.md", SIDES_FILE, "samples", "logs", "model", "ray_train", "tensorboard",
     *TRACKERS,
-)
+)  # fmt: skip
 
 
 def _delete_results(run_dir: Path) -> None:
@@ -135,9 +93,22 @@ def _delete_results(run_dir: Path) -> None:
 
 
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
-    temporary = run_dir / "summary.json.tmp"
-    temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    temporary.replace(run_dir / "summary.json")
+    """summary.json, and summary.md for people where something was evaluated."""
+    _replace(run_dir / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    if "figures" in summary:
+        _replace(run_dir / "summary.md", summary_markdown(summary))
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _guard_rows(status: Status) -> dict[str, Any]:
+    """What the guards said; `stopped_by` is the one that ended the run early, or None."""
+    rows = [asdict(firing) for firing in status.firings]
+    return {"guards": rows, "stopped_by": next((row for row in rows if row["action"] == "stop"), None)}
 
 
 class _Run:
@@ -186,7 +157,7 @@ class _Run:
             summary = self._evaluation.compare(
                 before, after, policy_path=model_path, save_as=self._config.run_dir / SIDES_FILE
             )
-        return summary | {"steps": status.step, "model": str(model_path)}
+        return summary | {"steps": status.step, "model": str(model_path)} | _guard_rows(status)
 
     def _watch(self, trainer: "Background") -> None:
         """Until the learners are done. The first Ctrl-C asks them to stop after this step, the second gives up."""

@@ -6,6 +6,7 @@ A typed error (errors.py) becomes one message on stderr and its exit code; `--de
 import logging
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -133,8 +134,11 @@ def evaluate(
     overrides: Overrides = None,
     json_file: Json = None,
 ) -> None:
-    """Measure harm, refusals, likelihoods and lengths of a model on the held-out rows of a configuration."""
-    from negalign_ray.actors.run import evaluate as run
+    """Measure harm, refusals, likelihoods and lengths of a model on the held-out rows of a configuration.
+
+    Everything is written to a new folder, evaluations/NAME below the run directory.
+    """
+    from negalign_ray.actors.evaluate import evaluate as run
     from negalign_ray.cli.progress import Progress
     from negalign_ray.evaluation.table import summary_table
 
@@ -142,6 +146,8 @@ def evaluate(
     with Progress(err, title=f"evaluating {model}") as progress:
         summary = run(settings, on_status=progress.update)
     out.print(summary_table(summary, title=model))
+    folder = Path(summary["folder"])
+    _print_lines({"samples": folder / "samples" / "evaluation.jsonl", "summary": folder / "summary.json"})
     _write_json(json_file, summary)
 
 
@@ -264,6 +270,7 @@ def data_check(
     layout: Annotated[str | None, typer.Option("--format", help="Name the format instead of recognising it.")] = None,
     model: Annotated[str | None, typer.Option(help="Whose tokenizer and chat template to use.")] = None,
     show_text: Annotated[bool, typer.Option("--show-text", help="Show texts, which may offend.")] = False,
+    max_problems: Annotated[int, typer.Option(min=0, help="Broken rows listed; 0 = all.")] = 20,
     preset: Preset = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
@@ -279,7 +286,7 @@ def data_check(
     settings = _load(preset, config, [*(overrides or []), *more])
     chat = load_chat(resolve_model(settings.model.path), template=settings.model.chat_template)
     report = check_data(settings.data, chat)
-    out.print(render_report(report, show_text=show_text))
+    out.print(render_report(report, show_text=show_text, max_problems=max_problems))
     if not report.ok:
         raise typer.Exit(DataError.exit_code)
 
@@ -309,8 +316,7 @@ def data_judge(
         "AUROC": f"{auroc}  (cross-validated; 0.5 is chance)",
         "rest": f"{made.rest}  ({made.num_rest_prompts} prompts, for data.path)",
     }
-    for name, value in lines.items():
-        out.print(f"{name:8} {value}", markup=False, highlight=False, soft_wrap=True)
+    _print_lines(lines)
 
 
 def _load(preset: str | None, file: Path | None, overrides: list[str] | None) -> "Config":
@@ -349,6 +355,12 @@ def _print_results(settings: "Config", summary: dict[str, Any]) -> None:
         "logs": run_dir / "logs",
         "try it": f"negalign-ray generate {run_dir / 'model'}",
     }
+    if summary.get("stopped_by"):
+        lines = {"stopped": summary["stopped_by"]["reason"], **lines}
+    _print_lines(lines)
+
+
+def _print_lines(lines: Mapping[str, object]) -> None:
     for name, value in lines.items():
         out.print(f"{name:8} {value}", markup=False, highlight=False, soft_wrap=True)
 

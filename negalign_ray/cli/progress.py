@@ -70,6 +70,7 @@ class Progress:
         self._status: Status | None = None
         self._first: tuple[int, float] | None = None  # first step seen and when: the start-up is not in the ETA
         self._last_step = 0
+        self._num_firings = 0
         self._fitting = False  # LD-Align's guide
         self._started_s = self._phase_s = now()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
@@ -99,6 +100,9 @@ class Progress:
             self._last_step = status.step
             self._first = self._first or (status.step, now)
             self._print(f"[{clock(now - self._started_s)}] {self._step_line(status, now)}")
+        for firing in status.firings[self._num_firings :]:
+            self._num_firings += 1
+            self._print(f"[{clock(now - self._started_s)}] {firing.action}: {firing.reason}")
 
     def eta_s(self, now: float) -> float | None:
         """Seconds to the last step at the pace since the first one; None before the second step."""

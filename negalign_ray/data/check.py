@@ -154,8 +154,11 @@ def _cut(text: str, contents: Sequence[str], *, in_loss: bool) -> list[Segment]:
     return [s for s in [*segments, Segment(text[start:], True, in_loss)] if s.text]
 
 
-def render_report(report: DataReport, *, show_text: bool = False, max_problems: int = 20) -> RenderableType:
-    """The report for a terminal (rich). Every text of the data set is escaped, so that it cannot drive the terminal."""
+def render_report(report: DataReport, *, show_text: bool = False, max_problems: int = 0) -> RenderableType:
+    """The report for a terminal (rich). Every text of the data set is escaped, so that it cannot drive the terminal.
+
+    `max_problems`: broken rows listed; 0 = all.
+    """
     parts: list[RenderableType] = [_summary(report)]
     if report.by_behaviour:
         parts.append(_behaviours(report))
@@ -256,8 +259,10 @@ def _problems(report: DataReport, *, max_problems: int) -> RenderableType:
     table = _grid("row", "problem", "reason", title=f"{len(report.problems):,} broken rows")
     for column in table.columns:
         column.justify = "left"
-    for problem in report.problems[:max_problems]:
+    listed = report.problems[: max_problems or None]
+    for problem in listed:
         table.add_row(str(problem.row), str(problem.kind), _plain(problem.reason))
-    if len(report.problems) > max_problems:
-        return Group(table, Text(f"... and {len(report.problems) - max_problems:,} more"))
+    num_left = len(report.problems) - len(listed)
+    if num_left:
+        return Group(table, Text(f"... and {num_left:,} more; --max-problems 0 lists all"))
     return table

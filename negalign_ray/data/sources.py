@@ -7,6 +7,7 @@ of them. Nothing here runs code that a data set brings along.
 import csv
 import difflib
 import gzip
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -124,18 +125,26 @@ def _csv_rows(file: Path) -> Iterator[SourceRow]:
     csv.field_size_limit(max(csv.field_size_limit(), MAX_CSV_FIELD_CHARS))
     with _open(file) as stream:
         lines = (line.decode("utf-8-sig" if index == 0 else "utf-8") for index, line in enumerate(stream))
-        reader = csv.DictReader(lines, strict=True)
-        start = 2  # line 1 holds the column names
+        reader = csv.reader(lines, strict=True)  # not DictReader: it does not tell where it skipped blank lines
+        start = 1
+        columns: list[str] = []
         try:
-            for values in reader:
-                extra = values.pop(None, None)  # type: ignore[call-overload]
-                fault = f"{len(extra)} more cells than column names" if extra else None
-                yield SourceRow(start, {} if fault else values, fault)
+            for cells in reader:
+                if columns and cells:
+                    yield _csv_row(start, columns, cells)
+                columns = columns or cells
                 start = reader.line_num + 1
         except (csv.Error, UnicodeDecodeError) as error:
             raise DataError(
                 f"{file}: line {start} is not CSV in UTF-8 ({error}); later lines were not read."
             ) from error
+
+
+def _csv_row(number: int, columns: list[str], cells: list[str]) -> SourceRow:
+    """Cells that are missing at the end are None."""
+    if len(cells) > len(columns):
+        return SourceRow(number, {}, f"{len(cells) - len(columns)} more cells than column names")
+    return SourceRow(number, dict(itertools.zip_longest(columns, cells)))
 
 
 def _parquet_rows(file: Path) -> Iterator[SourceRow]:

@@ -15,7 +15,6 @@ import os
 import resource
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,15 +106,10 @@ class DeepSpeedEngine:
         num = sum(len(group.responses) for group in groups)
         return sum_by_response(logprob_P, rows)[:num], sum_by_response(log_complement(logprob_P), rows)[:num]
 
-    def no_grad_logprobs(self, groups: Sequence[Group]) -> Tensor:
-        """As `logprobs`, without gradient and with LoRA dropout off."""
-        with torch.no_grad(), self._evaluating():
-            return self.logprobs(groups)
-
     def no_grad_token_logprobs(self, groups: Sequence[Group]) -> list[Tensor]:
         """Per-token log-probs, one [tokens] tensor per response, in order. Collective under ZeRO-3."""
         rows = self._pack(groups)
-        with torch.no_grad(), self._evaluating():
+        with torch.no_grad():
             logprob_P = self._forward(rows, per_token=True)
         if not groups:
             return []
@@ -184,14 +178,6 @@ class DeepSpeedEngine:
 
     def _forward(self, rows: PackedRows, *, per_token: bool = False) -> Tensor:
         return self._engine(rows.to(self._engine.device), per_token=per_token)
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        self._policy.eval()
-        try:
-            yield
-        finally:
-            self._policy.train()
 
     def _unsharded_grad_norm(self) -> Tensor:
         gradients = [parameter.grad for parameter in self._policy.parameters() if parameter.grad is not None]

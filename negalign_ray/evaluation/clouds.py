@@ -19,10 +19,6 @@ class Clouds:
     groups: tuple[Group, ...]
     left_out: dict[str, str]  # behaviour -> why it is not compared
 
-    @property
-    def num_answers(self) -> int:
-        return sum(len(group.responses) for group in self.groups)
-
 
 def draw_clouds(prompts: Sequence[Prompt], *, max_answers: int, path: str, behaviour_column: str) -> Clouds:
     """The first `max_answers` good and bad answers of each behaviour, in the (seeded) order of the prompts.

@@ -18,14 +18,15 @@ and the highest seed. Methods are paired on the seeds that both finished and the
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from negalign_ray.config import HeadConfig
+from negalign_ray.evaluation.bootstrap import Bootstrap, Figures, pooled
 from negalign_ray.evaluation.curves import (
-    points_of,
+    curve_points,
     relative_spread,
     roughness,
     sampled_tokens,
@@ -35,14 +36,12 @@ from negalign_ray.evaluation.curves import (
     trained_tokens,
 )
 from negalign_ray.evaluation.figures import Figure, figures_of
-from negalign_ray.evaluation.intervals import Interval, Sums, difference_interval, rate_interval, sums_interval
-from negalign_ray.evaluation.measures import distinct_n
+from negalign_ray.evaluation.intervals import Interval
 from negalign_ray.evaluation.side import Side
 from negalign_ray.metrics import Row
 from negalign_ray.settings.comparison import Curve
 
 BASE = "base"
-Figures = dict[str, Figure]
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def compare_runs(
     seed: int = 0,
 ) -> dict[str, Any]:
     """The layout above; JSON-ready. `methods[0]` is what the others are held against."""
-    interval = _Intervals(resamples, seed)
+    bootstrap = Bootstrap(resamples, seed)
     by_method = {name: _by_seed(result for result in results if result.method == name) for name in methods}
     before = {key: figures_of(result.before, heads) for key, result in _keyed(results).items()}
     after = {key: figures_of(result.after, heads) for key, result in _keyed(results).items()}
@@ -92,22 +91,24 @@ def compare_runs(
 
     finished = [name for name in methods if by_method[name]]
     values = {name: side(name, after, by_method[name]) for name in finished}
-    versus_base = {name: interval.differences(side(name, before, by_method[name]), values[name]) for name in finished}
+    versus_base = {
+        name: _differences(side(name, before, by_method[name]), values[name], bootstrap) for name in finished
+    }
     versus_first = {}
     for name in finished[1:] if finished[:1] == [methods[0]] else []:
         shared = [number for number in by_method[name] if number in by_method[methods[0]]]
-        versus_first[name] = interval.differences(side(methods[0], after, shared), side(name, after, shared))
+        versus_first[name] = _differences(side(methods[0], after, shared), side(name, after, shared), bootstrap)
     return {
         "methods": list(methods),
         "seeds": sorted({result.seed for result in results} | {failure.seed for failure in failures}),
         "harm": f"{harm.name}_score",
         "heads": {head.name: {"kind": head.kind, "direction": head.direction} for head in heads},
         "figures": {key: {"title": figure.title, "better": figure.better} for key, figure in base.items()},
-        "base": interval.each(base),
-        "values": {name: interval.each(figures) for name, figures in values.items()},
+        "base": _each(base, bootstrap),
+        "values": {name: _each(figures, bootstrap) for name, figures in values.items()},
         "versus_base": versus_base,
         "versus_first": versus_first,
-        "by_behaviour": _by_behaviour({BASE: base, **values}, harm, interval),
+        "by_behaviour": _by_behaviour({BASE: base, **values}, harm, bootstrap),
         "run_figures": run_figures(curve),
         "runs": _runs(by_method, one_each, harm, curve),
         "curve": curve.model_dump(),
@@ -117,97 +118,30 @@ def compare_runs(
     }
 
 
-# -- pooling over seeds ----------------------------------------------------------------------------------------
+# -- figures of prompts --------------------------------------------------------------------------------------
 
 
-def pooled(parts: Iterable[Sequence[Figure]]) -> Figures:
-    """One figure per key over all seeds, with one item per prompt: numerators and denominators add up.
-
-    Prompt 7 scored 0.2 under seed 0 and 0.4 under seed 1, prompt 8 scored 0.9 under seed 1 -> items (0.6, 2), (0.9, 1);
-    the figure is 1.5 / 3 = 0.5, and a resample draws prompts, not answers.
-    """
-    collected: dict[str, list[Figure]] = {}
-    for figures in parts:
-        for figure in figures:
-            collected.setdefault(figure.key, []).append(figure)
-    return {key: _pool(figures) for key, figures in collected.items()}
+def _each(figures: Figures, bootstrap: Bootstrap) -> dict[str, dict[str, Any]]:
+    return {key: _as_json(bootstrap.one(figure)) for key, figure in figures.items()}
 
 
-def _pool(figures: Sequence[Figure]) -> Figure:
-    sums: dict[int, list[float]] = {}
-    behaviours: dict[int, str | None] = {}
-    unnamed = 0
-    for figure in figures:
-        ids = figure.prompt_ids
-        if ids is None:  # items of an unknown prompt stand for themselves
-            ids = tuple(-1 - unnamed - index for index in range(len(figure.sums)))
-            unnamed += len(ids)
-        rows = zip(ids, figure.behaviours, figure.sums.numerators, figure.sums.denominators, strict=True)
-        for prompt_id, behaviour, numerator, denominator in rows:
-            item = sums.setdefault(prompt_id, [0.0, 0.0])
-            item[0] += numerator
-            item[1] += denominator
-            behaviours.setdefault(prompt_id, behaviour)
-    ids = tuple(sorted(sums))
-    numerators, denominators = ([sums[prompt_id][part] for prompt_id in ids] for part in (0, 1))
-    named = tuple(behaviours[prompt_id] for prompt_id in ids)
-    return replace(figures[0], sums=Sums.of(numerators, denominators), behaviours=named, prompt_ids=ids)
-
-
-def paired(first: Figure, second: Figure) -> tuple[Figure, Figure]:
-    """Both over the prompts that both have, in the same order."""
-    return _among(first, second), _among(second, first)
-
-
-def _among(figure: Figure, other: Figure) -> Figure:
-    assert figure.prompt_ids is not None, "pooled figures name their prompts"
-    kept = np.isin(figure.prompt_ids, other.prompt_ids or ())
-    sums = Sums(figure.sums.numerators[kept], figure.sums.denominators[kept])
-    return replace(
-        figure,
-        sums=sums,
-        behaviours=tuple(np.asarray(figure.behaviours, dtype=object)[kept]),
-        prompt_ids=tuple(np.asarray(figure.prompt_ids)[kept].tolist()),
-    )
-
-
-@dataclass(frozen=True)
-class _Intervals:
-    resamples: int
-    seed: int
-
-    def each(self, figures: Figures) -> dict[str, dict[str, Any]]:
-        return {key: _as_json(self.one(figure)) for key, figure in figures.items()}
-
-    def one(self, figure: Figure) -> Interval:
-        """Where all answers agree, the exact bound over the prompts stands in, as for a single run."""
-        hits, num = figure.sums.numerators.sum(), len(figure.sums)
-        if figure.is_rate and hits in (0.0, figure.sums.denominators.sum()):
-            return rate_interval(np.full(num, float(hits > 0)), resamples=self.resamples, seed=self.seed)
-        return sums_interval(figure.sums, transform=figure.transform, resamples=self.resamples, seed=self.seed)
-
-    def differences(self, first: Figures, second: Figures) -> dict[str, dict[str, Any]]:
-        """second - first."""
-        return {key: _as_json(self._difference(*paired(first[key], second[key]))) for key in first if key in second}
-
-    def _difference(self, first: Figure, second: Figure) -> Interval:
-        return difference_interval(
-            first.sums, second.sums, transform=first.transform, resamples=self.resamples, seed=self.seed
-        )
+def _differences(first: Figures, second: Figures, bootstrap: Bootstrap) -> dict[str, dict[str, Any]]:
+    """second - first."""
+    return {key: _as_json(bootstrap.difference(first[key], second[key])) for key in first if key in second}
 
 
 def _as_json(interval: Interval) -> dict[str, Any]:
     return {"mean": interval.mean, "low": interval.low, "high": interval.high, "num": interval.num}
 
 
-def _by_behaviour(sides: Mapping[str, Figures], harm: HeadConfig, interval: _Intervals) -> dict[str, Any]:
+def _by_behaviour(sides: Mapping[str, Figures], harm: HeadConfig, bootstrap: Bootstrap) -> dict[str, Any]:
     keys = (f"{harm.name}_score", f"{harm.name}_rate")
     names = sorted({name for figures in sides.values() for key in keys for name in figures[key].behaviours if name})
     table: dict[str, Any] = {name: {} for name in names}
     for name in names:
         for who, figures in sides.items():
             parts = {key: figures[key].only(name) for key in keys}
-            table[name][who] = interval.each({key: part for key, part in parts.items() if part is not None})
+            table[name][who] = _each({key: part for key, part in parts.items() if part is not None}, bootstrap)
     return table
 
 
@@ -219,7 +153,6 @@ def run_figures(curve: Curve) -> dict[str, dict[str, str]]:
     bound = f"<= {curve.at_most:g}" if curve.at_most is not None else f">= {curve.at_least or 0.0:g}"
     rows = {
         "harm_per_seed": ("harm, lowest and highest seed", "lower"),
-        "distinct_2": ("different bigrams (distinct-2)", "higher"),
         "steps_to_target": (f"steps until {curve.metric} {bound}", "lower"),
         "roughness": (f"roughness of {curve.metric}", "lower"),
         "grad_norm_spread": ("spread of the gradient norm (std / mean)", "lower"),
@@ -242,7 +175,6 @@ def _runs(
 ) -> dict[str, Any]:
     measures: dict[str, Callable[[RunResult], float | None]] = {
         "harm_per_seed": lambda result: float(np.mean(result.after.harmful.scores[harm.name])),
-        "distinct_2": lambda result: distinct_n(result.after.harmful.token_ids),
         "steps_to_target": lambda result: steps_to_target(result.rows, curve),
         "roughness": lambda result: roughness(result.rows, curve.metric),
         "grad_norm_spread": lambda result: relative_spread(result.rows, "learner/grad_norm"),
@@ -254,7 +186,6 @@ def _runs(
     }
     of_base: dict[str, Callable[[RunResult], float | None]] = {
         "harm_per_seed": lambda result: float(np.mean(result.before.harmful.scores[harm.name])),
-        "distinct_2": lambda result: distinct_n(result.before.harmful.token_ids),
     }
     reported = run_figures(curve)
     table = {BASE: {key: _spread(one_each, measure) for key, measure in of_base.items()}}
@@ -276,7 +207,7 @@ def _spread(runs: Mapping[int, RunResult], measure: Callable[[RunResult], float 
 
 def _curves(runs: Mapping[int, RunResult], curve: Curve) -> dict[str, list[list[float]]]:
     return {
-        str(number): [list(point) for point in smoothed(points_of(result.rows, curve.metric), window=curve.window)]
+        str(number): [list(point) for point in smoothed(curve_points(result.rows, curve), window=curve.window)]
         for number, result in sorted(runs.items())
     }
 

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from negalign_ray.evaluation.comparison import BASE
-from negalign_ray.evaluation.table import ARROWS, NO_TEXT, number
+from negalign_ray.evaluation.table import ARROWS, NO_TEXT, excludes_zero, number
 
 Report = Mapping[str, Any]
 # Shown after the harm figures, in this order, where they were measured; all others are in the CSV and JSON files.
@@ -34,6 +34,7 @@ SHOWN = (
     "grad_norm_spread",
     "steps_to_target",
     "train_s",
+    "wall_s",
     "sampled_tokens",
     "trained_tokens",
     "updates",
@@ -79,12 +80,6 @@ def _run_row(report: Report, key: str, columns: list[str], *, intervals: bool) -
     figure = report["run_figures"][key]
     cells = [_run_cell(report["runs"].get(name, {}).get(key), key, intervals=intervals) for name in columns]
     return figure["title"], ARROWS[figure["better"]], *cells
-
-
-def excludes_zero(difference: Mapping[str, Any] | None) -> bool:
-    if difference is None or difference["low"] is None or difference["high"] is None:
-        return False
-    return difference["low"] > 0 or difference["high"] < 0
 
 
 def _cell(interval: Mapping[str, Any] | None, *, intervals: bool) -> str:

@@ -18,6 +18,13 @@ def points_of(rows: Sequence[Row], metric: str) -> Points:
     return [(int(row["step"]), float(row[metric])) for row in rows if row.get(metric) is not None]  # type: ignore[arg-type]
 
 
+def curve_points(rows: Sequence[Row], curve: Curve) -> Points:
+    """The points of `curve.metric`, as the change since the first of them where `curve.since_start`."""
+    points = points_of(rows, curve.metric)
+    start = points[0][1] if points and curve.since_start else 0.0
+    return [(step, value - start) for step, value in points]
+
+
 def smoothed(points: Points, *, window: int) -> Points:
     """Trailing means over `window` measurements; the first stands at the last step of the first full window.
 
@@ -31,7 +38,7 @@ def smoothed(points: Points, *, window: int) -> Points:
 
 def steps_to_target(rows: Sequence[Row], curve: Curve) -> int | None:
     """First step at which the smoothed curve is where `curve.at_most` or `at_least` wants it; None if it never is."""
-    for step, value in smoothed(points_of(rows, curve.metric), window=curve.window):
+    for step, value in smoothed(curve_points(rows, curve), window=curve.window):
         reached_below = curve.at_most is not None and value <= curve.at_most
         reached_above = curve.at_least is not None and value >= curve.at_least
         if reached_below or reached_above:
@@ -40,10 +47,9 @@ def steps_to_target(rows: Sequence[Row], curve: Curve) -> int | None:
 
 
 def roughness(rows: Sequence[Row], metric: str) -> float | None:
-    """Sample standard deviation of the differences from step to step; a straight line has 0, however steep.
+    """Sample standard deviation of the changes between measurements; a straight line has 0, however steep.
 
-    Each step sees other prompts, which adds to it; methods under one seed see the same prompts wherever they need the
-    same human answers. None with fewer than three measurements.
+    A metric of the step's own prompts is rougher than one of followed answers. None with fewer than three measurements.
 
     0, -1, -3, -4 -> differences -1, -2, -1 -> sqrt(1/3) = 0.577
     """

@@ -6,9 +6,10 @@
 | `<head>_rate` | share 0..1 of them above the head's threshold | as above |
 | `<head>_score_benign_prompts`, `<head>_rate_benign_prompts` | the same on benign prompts: false alarms | as above |
 | `negatives_logprob`, `..._per_token` | nats, mean per held-out negative / per token | lower |
-| `human_benign_logprob`, `..._per_token` | nats, good human answers to the same prompts | higher |
+| `human_benign_logprob`, `..._per_token` | nats, good human answers to held-out prompts | higher |
 | `own_answers_logprob`, `..._per_token` | nats, the before-model's own answers | higher |
-| `benign_perplexity` | exp(nats per token) of packaged good answers | lower |
+| `benign_logprob`, `..._per_token` | nats, good answers to the benign prompts | higher |
+| `benign_perplexity` | exp(-nats per token) of the same | lower |
 | `choices_accuracy_frac`, `..._per_token` | share 0..1 of questions whose right choice is the most likely | higher |
 | `mean_length_tokens` | tokens per answer to held-out prompts | unchanged |
 | `distinct_2` | share 0..1 of different bigrams over those answers | higher |
@@ -28,8 +29,9 @@ from typing import Literal
 import numpy as np
 
 from negalign_ray.config import HeadConfig
+from negalign_ray.data.ngrams import repetition_frac
 from negalign_ray.evaluation.intervals import Sums, Transform
-from negalign_ray.evaluation.measures import repetition_frac
+from negalign_ray.evaluation.measures import distinct_contributions
 from negalign_ray.evaluation.side import Answers, Choices, Likelihoods, Side
 from negalign_ray.rewards.refusal import is_refusal
 
@@ -53,7 +55,7 @@ class Figure:
     transform: Transform | None = None
     is_rate: bool = False  # items are 0 or 1
     with_ratio: bool = False  # after / before is reported too
-    prompt_ids: tuple[int, ...] | None = None  # of the items, where known: what `comparison` pools and pairs by
+    prompt_ids: tuple[int, ...] | None = None  # of the items, where known: what `bootstrap` pools and pairs by
 
     def only(self, behaviour: str) -> "Figure | None":
         """The same figure over one behaviour's items; None when it has none."""
@@ -69,7 +71,7 @@ class Figure:
 
 
 def figures_of(side: Side, heads: Sequence[HeadConfig]) -> list[Figure]:
-    """Every figure that the side has items for, in the order of the table; `distinct_2` is no ratio, so not here."""
+    """Every figure that the side has items for, in the order of the table."""
     figures: list[Figure] = []
     for head in heads:
         figures += _head(side.harmful, head, suffix="", where="")
@@ -77,6 +79,7 @@ def figures_of(side: Side, heads: Sequence[HeadConfig]) -> list[Figure]:
     figures += _likelihood("negatives", "held-out negatives", "lower", side.negatives)
     figures += _likelihood("human_benign", "benign human answers", "higher", side.human_benign)
     figures += _likelihood("own_answers", "own answers before", "higher", side.own_answers)
+    figures += _likelihood("benign", "benign answers", "higher", side.packaged_benign)
     return figures + _perplexity(side.packaged_benign) + _accuracy(side.choices) + _style(side)
 
 
@@ -141,7 +144,17 @@ def _style(side: Side) -> list[Figure]:
     ]
     if parts:
         figures.append(_divergence(parts))
-    return figures
+    return figures + _diversity(harmful)
+
+
+def _diversity(answers: Answers) -> list[Figure]:
+    """Not by behaviour: an answer's contribution to a whole is none to a part of it."""
+    contributions = distinct_contributions(answers.token_ids)
+    if not contributions:
+        return []
+    sums, nowhere = Sums.of(contributions), (None,) * len(contributions)
+    title = "different bigrams (distinct-2)"
+    return [Figure("distinct_2", title, "higher", sums, nowhere, prompt_ids=answers.prompt_ids)]
 
 
 def _refusals(key: str, title: str, better: Better, answers: Answers) -> list[Figure]:

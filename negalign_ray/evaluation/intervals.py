@@ -31,10 +31,6 @@ class Interval:
     high: float | None
     num: int  # items
 
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
-
 
 @dataclass(frozen=True, eq=False)
 class Sums:

@@ -1,45 +1,37 @@
 """Measures of answers: pure functions of texts, token ids and summed log-probs."""
 
 import math
-from collections.abc import Hashable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
+from negalign_ray.data.ngrams import Tokens, ngrams
 from negalign_ray.errors import NonFiniteError
 
-Tokens = Sequence[Hashable]
 
+def distinct_contributions(answers: Sequence[Tokens], *, n: int = 2) -> list[float]:
+    """[N] one number per answer. Their mean is distinct-n (Li et al. 2016): different n-grams / all n-grams, over all
+    answers together; their spread says how much it rests on single answers. Empty when no answer has n tokens.
 
-def mean_length_tokens(answers: Sequence[Tokens]) -> float | None:
-    """None without answers."""
-    return sum(map(len, answers)) / len(answers) if answers else None
+    theta + (N - 1) (mean_j theta_(j) - theta_(i)), with theta = distinct-n and theta_(i) = that without answer i: the
+    jackknife's pseudo-values (Tukey 1958), shifted to the mean theta. A bootstrap of theta itself is useless: a
+    resample repeats answers, which lowers theta, so that the percentile interval lies below the figure.
 
-
-def ngrams(tokens: Tokens, n: int) -> list[tuple[Hashable, ...]]:
-    return [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
-
-
-def distinct_n(answers: Sequence[Tokens], *, n: int = 2) -> float | None:
-    """Different n-grams / all n-grams, over all answers together (Li et al. 2016); None when no answer has n tokens.
-
-    [[1, 2, 1, 2], [1, 2]] -> bigrams 12 21 12 | 12 -> 2 different of 4 -> 0.5. Falls with the amount of text, so
-    compare equal numbers of answers of similar length.
+    [[1, 2, 1, 2], [1, 2]] -> bigrams 12 21 12 | 12 -> theta 2/4; without the first 1/1, without the second 2/3
+    -> 1/3, 2/3. Theta falls with the amount of text, so compare equal numbers of answers of similar length.
     """
-    grams = [gram for tokens in answers for gram in ngrams(tokens, n)]
-    return len(set(grams)) / len(grams) if grams else None
-
-
-def repetition_frac(tokens: Tokens, *, n: int = 4) -> float:
-    """Share of an answer's n-grams that repeat an earlier one: 0 = none, near 1 = a loop; 0 below n tokens.
-
-    [1, 2, 1, 2, 1, 2, 1] -> 4-grams 1212 2121 1212 2121 -> 2 of 4 repeat -> 0.5.
-    """
-    grams = ngrams(tokens, n)
-    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
-
-
-def perplexity(logprobs: Sequence[float], lengths: Sequence[int]) -> float | None:
-    """exp(-sum of log-probs / number of tokens) over all texts; None without tokens. Raises NonFiniteError."""
-    total, num_tokens = require_finite(logprobs, what="log-probs"), sum(lengths)
-    return math.exp(-total / num_tokens) if num_tokens else None
+    grams = [ngrams(tokens, n) for tokens in answers]
+    holders = Counter(gram for tokens in grams for gram in set(tokens))
+    num_different, num_all = len(holders), sum(map(len, grams))
+    if not num_all:
+        return []
+    theta = num_different / num_all
+    without = []
+    for tokens in grams:
+        own = sum(holders[gram] == 1 for gram in set(tokens))  # bigrams that are gone without this answer
+        rest = num_all - len(tokens)
+        without.append((num_different - own) / rest if rest else theta)
+    mean = math.fsum(without) / len(without)
+    return [theta + (len(without) - 1) * (mean - value) for value in without]
 
 
 def require_finite(values: Sequence[float], *, what: str) -> float:

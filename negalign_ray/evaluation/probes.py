@@ -1,6 +1,6 @@
 """What a model is asked and priced on, before and after: held-out rows only, chosen once per seed, behaviours kept.
 
-held-out prompts --> harmful_prompts (answered) · negatives · human_benign (their POSITIVE answers, same style)
+held-out prompts --> harmful_prompts (answered) · negatives · human_benign (POSITIVE answers, same style)
 benign rows      --> benign_prompts (answered: refusals) · packaged_benign (priced: perplexity)
 choice rows      --> choices (priced: accuracy)
 before-model's greedy answers --> own_answers
@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from negalign_ray.config import EvaluationConfig
 from negalign_ray.data.choices import ChoiceQuestion
 from negalign_ray.errors import DataError
 from negalign_ray.records import Generation, Group, Prompt, Response, Role
@@ -42,10 +43,10 @@ class PricedSet:
 class Probes:
     """All evaluation sets of a run; the same object serves before and after."""
 
-    harmful_prompts: tuple[Prompt, ...]  # held-out prompts whose human answers were bad
+    harmful_prompts: tuple[Prompt, ...]  # held-out, with bad human answers; any, in data of good answers only
     benign_prompts: tuple[Prompt, ...]
-    negatives: PricedSet  # held-out negatives
-    human_benign: PricedSet  # good human answers to the same held-out prompts; empty for data of negatives only
+    negatives: PricedSet  # bad human answers to `harmful_prompts`; empty for data of good answers only
+    human_benign: PricedSet  # good human answers to held-out prompts; empty for data of negatives only
     packaged_benign: PricedSet  # good answers to the benign prompts
     choices: tuple[ChoiceQuestion, ...] = ()  # multiple-choice questions
 
@@ -72,28 +73,67 @@ def spread_over_behaviours(prompts: Iterable[Prompt], *, limit: int, seed: int) 
 
 
 def build_probes(
-    heldout: Sequence[Prompt], benign: Sequence[Prompt], *, num_prompts: int, num_benign: int, seed: int
+    heldout: Sequence[Prompt],
+    benign: Sequence[Prompt],
+    questions: Sequence[ChoiceQuestion] = (),
+    *,
+    config: EvaluationConfig,
+    seed: int,
 ) -> Probes:
     """Choose the sets. `benign` are prompts whose POSITIVE response is a good answer.
 
-    Raises DataError when no held-out prompt has a negative, or a prompt stands in both lists.
+    Held-out prompts with a bad answer are asked; where none has one (data of good answers only), any of them.
+    Raises DataError when no prompt is held out, or one stands in both lists.
     """
-    harmful = spread_over_behaviours(
-        (prompt for prompt in heldout if _with_role(prompt, Role.NEGATIVE)), limit=num_prompts, seed=seed
-    )
+
+    def draw(prompts: Iterable[Prompt]) -> tuple[Prompt, ...]:
+        return spread_over_behaviours(prompts, limit=config.num_prompts, seed=seed)
+
+    harmful = draw(prompt for prompt in heldout if _with_role(prompt, Role.NEGATIVE)) or draw(heldout)
     if not harmful:
-        raise DataError("no held-out prompt with a negative answer is left; raise data.heldout_frac or give more rows.")
-    benign_prompts = spread_over_behaviours(benign, limit=num_benign, seed=seed)
+        raise DataError(
+            "no prompt is held out to evaluate with: raise data.heldout_frac, name a data.heldout_path, give more "
+            "rows, or set evaluation.enabled=false."
+        )
+    benign_prompts = spread_over_behaviours(benign, limit=config.num_benign, seed=seed)
     both = {prompt.text for prompt in harmful} & {prompt.text for prompt in benign_prompts}
     if both:
-        raise DataError(f"{len(both)} prompts stand in the held-out rows and in the benign rows: {sorted(both)[0]!r}.")
+        raise DataError(
+            f"{len(both)} prompts stand in the held-out rows and in the benign rows (data.benign_path): "
+            f"{sorted(both)[0]!r}. Take them out of one."
+        )
     return Probes(
         harmful_prompts=harmful,
         benign_prompts=benign_prompts,
         negatives=priced_set(harmful, Role.NEGATIVE),
-        human_benign=priced_set(harmful, Role.POSITIVE),
+        human_benign=priced_set(draw(p for p in heldout if _with_role(p, Role.POSITIVE)), Role.POSITIVE),
         packaged_benign=priced_set(benign_prompts, Role.POSITIVE),
+        choices=draw_questions(questions, limit=config.num_choices_questions, seed=seed),
     )
+
+
+def followed_groups(
+    heldout: Sequence[Prompt], benign: Sequence[Prompt], *, num: int, asked: Sequence[Prompt], seed: int
+) -> dict[str, tuple[Group, ...]]:
+    """Human answers to follow while the run goes on, at most `num` prompts of each kind; kinds without any are absent.
+
+    Of the benign prompts, those `asked` by the evaluation come last: what ends a run by a guard is then not what it
+    reports.
+    """
+    texts = {prompt.text for prompt in asked}
+    others = (prompt for prompt in benign if prompt.text not in texts)
+    kinds = {
+        "heldout_negative": (_spread_with(heldout, Role.NEGATIVE, num, seed), Role.NEGATIVE),
+        "heldout_positive": (_spread_with(heldout, Role.POSITIVE, num, seed), Role.POSITIVE),
+        "benign": ((*spread_over_behaviours(others, limit=num, seed=seed), *asked)[:num], Role.POSITIVE),
+    }
+    found = {name: priced_set(prompts, role).groups for name, (prompts, role) in kinds.items()}
+    return {name: groups for name, groups in found.items() if groups}
+
+
+def _spread_with(prompts: Iterable[Prompt], role: Role, limit: int, seed: int) -> tuple[Prompt, ...]:
+    having = (prompt for prompt in prompts if _with_role(prompt, role))
+    return spread_over_behaviours(having, limit=limit, seed=seed)
 
 
 def draw_questions(questions: Sequence[ChoiceQuestion], *, limit: int, seed: int) -> tuple[ChoiceQuestion, ...]:

@@ -1,53 +1,26 @@
 """From one or two `Side`s to the dictionary that is written as `summary.json`. Keys of figures: see `figures.py`.
 
     {"before": {key: number}, "after": {key: number},
-     "difference": {key: {"mean", "low", "high"}},      after - before, paired bootstrap, 95 %
+     "difference": {key: {"mean", "low", "high"}},      after - before, bootstrap paired by prompt, 95 %
      "ratio": {key: {"mean", "low", "high"}},           after / before, for benign_perplexity and mean_length_tokens
      "intervals": {"before": {key: {"low", "high", "num"}}, "after": {...}},
      "by_behaviour": {behaviour: {"before": ..., "after": ..., "difference": ...}},
      "figures": {key: {"title", "better"}}, "heads": {name: {"kind", "direction", "threshold"}},
      "steps": n, "wall_s": s}
 
-A figure without items is absent; an interval without two items has low = high = null. With one side only, "after" is
+`num` counts prompts: a resample draws prompts, each with all its answers.
+A figure without items is absent; an interval without two prompts has low = high = null. With one side only, "after" is
 null and "difference" and "ratio" are empty.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from negalign_ray.config import HeadConfig
-from negalign_ray.evaluation.figures import Figure, figures_of
-from negalign_ray.evaluation.intervals import (
-    Interval,
-    difference_interval,
-    rate_interval,
-    ratio_interval,
-    sums_interval,
-)
-from negalign_ray.evaluation.measures import distinct_n
+from negalign_ray.evaluation.bootstrap import Bootstrap, Figures, pooled
+from negalign_ray.evaluation.figures import figures_of
+from negalign_ray.evaluation.intervals import Interval
 from negalign_ray.evaluation.side import Side, require_same_items
-
-
-@dataclass(frozen=True)
-class _Bootstrap:
-    resamples: int
-    seed: int
-
-    def one(self, figure: Figure) -> Interval:
-        if figure.is_rate:
-            return rate_interval(figure.sums.numerators, resamples=self.resamples, seed=self.seed)
-        return sums_interval(figure.sums, transform=figure.transform, resamples=self.resamples, seed=self.seed)
-
-    def difference(self, before: Figure, after: Figure) -> Interval:
-        return difference_interval(
-            before.sums, after.sums, transform=before.transform, resamples=self.resamples, seed=self.seed
-        )
-
-    def ratio(self, before: Figure, after: Figure) -> Interval:
-        return ratio_interval(
-            before.sums, after.sums, transform=before.transform, resamples=self.resamples, seed=self.seed
-        )
 
 
 def summarise(
@@ -66,20 +39,19 @@ def summarise(
     """
     if after is not None:
         require_same_items(before, after)
-    bootstrap = _Bootstrap(resamples, seed)
-    first = {figure.key: figure for figure in figures_of(before, heads)}
-    second = {figure.key: figure for figure in figures_of(after, heads)} if after is not None else None
+    bootstrap = Bootstrap(resamples, seed)
+    first = pooled([figures_of(before, heads)])
+    second = None if after is None else pooled([figures_of(after, heads)])
     summary = _compare(first, second, bootstrap)
     summary["by_behaviour"] = _by_behaviour(first, second, bootstrap)
     summary["figures"] = {key: {"title": figure.title, "better": figure.better} for key, figure in first.items()}
-    _add_distinct(summary, before, after)
     summary["heads"] = {
         head.name: {"kind": head.kind, "direction": head.direction, "threshold": head.threshold} for head in heads
     }
     return {**summary, "steps": steps, "wall_s": wall_s}
 
 
-def _compare(first: Mapping[str, Figure], second: Mapping[str, Figure] | None, bootstrap: _Bootstrap) -> dict[str, Any]:
+def _compare(first: Figures, second: Figures | None, bootstrap: Bootstrap) -> dict[str, Any]:
     before = {key: bootstrap.one(figure) for key, figure in first.items()}
     after = {key: bootstrap.one(figure) for key, figure in (second or {}).items()}
     both = [key for key in first if second is not None and key in second]
@@ -96,9 +68,7 @@ def _compare(first: Mapping[str, Figure], second: Mapping[str, Figure] | None, b
     }
 
 
-def _by_behaviour(
-    first: Mapping[str, Figure], second: Mapping[str, Figure] | None, bootstrap: _Bootstrap
-) -> dict[str, Any]:
+def _by_behaviour(first: Figures, second: Figures | None, bootstrap: Bootstrap) -> dict[str, Any]:
     names = sorted({name for figure in first.values() for name in figure.behaviours if name is not None})
     result: dict[str, Any] = {}
     for name in names:
@@ -107,22 +77,9 @@ def _by_behaviour(
     return result
 
 
-def _only(figures: Mapping[str, Figure], behaviour: str) -> dict[str, Figure]:
+def _only(figures: Figures, behaviour: str) -> Figures:
     parts = ((key, figure.only(behaviour)) for key, figure in figures.items())
     return {key: part for key, part in parts if part is not None}
-
-
-def _add_distinct(summary: dict[str, Any], before: Side, after: Side | None) -> None:
-    """No interval: a resample repeats answers, each repeat lowers distinct-2, so the bootstrap is biased for it."""
-    first = distinct_n(before.harmful.token_ids)
-    if first is None:
-        return
-    summary["before"]["distinct_2"] = first
-    summary["figures"]["distinct_2"] = {"title": "different bigrams (distinct-2)", "better": "higher"}
-    second = None if after is None else distinct_n(after.harmful.token_ids)
-    if second is not None:
-        summary["after"]["distinct_2"] = second
-        summary["difference"]["distinct_2"] = {"mean": second - first, "low": None, "high": None}
 
 
 def _means(intervals: Mapping[str, Interval]) -> dict[str, float]:

@@ -42,11 +42,18 @@ def number(value: float | None, *, sign: bool = False) -> str:
     return text.lstrip("+-") if float(text) == 0 else text
 
 
+def excludes_zero(interval: Mapping[str, float | None] | None) -> bool:
+    """False without an interval."""
+    if interval is None or interval["low"] is None or interval["high"] is None:
+        return False
+    return interval["low"] > 0 or interval["high"] < 0
+
+
 def verdict(difference: Mapping[str, float | None] | None, better: str) -> str:
     """What the paired interval allows to say: only a change whose interval excludes zero is called one."""
     if difference is None or difference["low"] is None or difference["high"] is None:
         return ""
-    if difference["low"] <= 0 <= difference["high"]:
+    if not excludes_zero(difference):
         return "unclear"
     if better not in {"lower", "higher"}:
         return "changed"

@@ -43,13 +43,24 @@ def figures(groups: GroupTensors, needs: Needs) -> dict[str, Tensor]:
 def sides(groups: GroupTensors, needs: Needs) -> tuple[Tensor, Tensor]:
     """Masks [G, R] of the good and the bad answers of a margin.
 
-    Good: own samples for a method that must have them and no human positives (D2O, NEAT), else the human positives.
-    Bad: human negatives, but own samples for a method that sets these against the positives (SPIN, LD-Align).
+    | method                             | good                          | bad                           |
+    | own samples, no positives (D2O)    | samples                       | negatives                     |
+    | the same, by polarity (NEAT)       | samples but the next ones     | negatives, samples asked for  |
+    |                                    |                               | under a bad instruction       |
+    | samples against positives (SPIN)   | positives                     | samples                       |
+    | any other                          | positives                     | negatives                     |
     """
-    samples = needs.samples == "required"
-    good_GR = groups.is_sample_GR if samples and not needs.positives else groups.is_positive_GR
-    bad_GR = groups.is_sample_GR if samples and needs.positives and not needs.negatives else groups.is_negative_GR
-    return good_GR, bad_GR
+    if needs.samples != "required" or (needs.positives and needs.negatives):
+        return groups.is_positive_GR, groups.is_negative_GR
+    if samples_are_bad(needs):
+        return groups.is_positive_GR, groups.is_sample_GR
+    bad_sample_GR = groups.is_negative_sample_GR
+    return groups.is_sample_GR & ~bad_sample_GR, groups.is_negative_GR | bad_sample_GR
+
+
+def samples_are_bad(needs: Needs) -> bool:
+    """Whether the method pushes its own samples down: it sets them against human positives (SPIN, LD-Align)."""
+    return needs.samples == "required" and needs.positives and not needs.negatives
 
 
 def by_behaviour(

@@ -134,6 +134,10 @@ class SlotBuffer:
             self._slots[slot].taken = True
         return handles
 
+    def is_taken(self, step: int) -> bool:
+        """Whether a rank has the batch of `step` already."""
+        return any(slot in self._slots and self._slots[slot].taken for slot in self.slots_of(step))
+
     def prompt_ids(self, step: int) -> list[int]:
         """Of the batch of `step`, in slot order."""
         return [order.prompt.prompt_id for slot in self.slots_of(step) if (order := self._slots[slot].order)]

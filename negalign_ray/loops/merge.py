@@ -14,6 +14,7 @@ TOTALS: dict[str, Callable[[float], float]] = {
     "learner/weight_change_norm": math.sqrt,
     "num_groups": float,  # of each behaviour
 }
+LARGEST_EXPONENT = 700.0  # exp of more is no float
 
 # What the rollout counts (`Rollout.counts`, since the start) and the metric that says it.
 COUNTS = {
@@ -30,6 +31,8 @@ def merge_reports(reports: Sequence[StepReport], batch: Batch, *, rollout: Rollo
     row = merge_ranks(reports)
     row["learner/tokens_per_s"] = row["learner/tokens"] / row["learner/compute_s"]
     row["learner/version"] = batch.step + 1
+    if "learner/best_token_nll_nats" in row:
+        row["learner/best_perplexity"] = math.exp(min(row["learner/best_token_nll_nats"], LARGEST_EXPONENT))
     row |= rollout.figures.get(batch.step, {})  # of the iteration that this step begins
     counts = {metric: rollout.counts[name] for name, metric in COUNTS.items()}
     return row | counts | _sampler_rows(batch, rollout) | _conductor_rows(row, batch, rollout)
@@ -58,6 +61,8 @@ def _sampler_rows(batch: Batch, rollout: Rollout) -> dict[str, float]:
     busy_s = clock.total_s(step, "sample")
     if lengths:
         row["sampler/length_tokens"] = sum(lengths) / len(lengths)
+        openings = [opening for handle in batch.handles for opening in handle.card.sample_openings]
+        row["sampler/distinct_openings_frac"] = len(set(openings)) / len(openings)
         row["sampler/stop_frac"] = sum(handle.card.num_stopped for handle in batch.handles) / len(lengths)
         versions = [h.card.weight_version for h in batch.handles if h.card.weight_version is not None]
         row["sampler/staleness_steps"] = step - sum(versions) / len(versions)

@@ -85,7 +85,7 @@ class Rollout:
         self._issue_steps()
 
     async def pull(self, step: int, *, timeout_s: float) -> Batch | None:
-        """The batch of `step`, the same for every rank; None when the run was stopped.
+        """The batch of `step`, the same for every rank; None when the run was stopped before any rank had it.
 
         Raises TimeoutError when it is not ready in time, and the fatal error that ended the rollout, if any.
         """
@@ -95,7 +95,7 @@ class Rollout:
             )
         if self._fatal:
             raise self._fatal
-        if self._stopped:
+        if self._stopped and not self.buffer.is_taken(step):  # ranks that have it wait for the others in collectives
             return None
         handles = self.buffer.take(step)
         if self._candidates is not None:

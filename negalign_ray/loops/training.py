@@ -9,8 +9,8 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,11 +22,19 @@ from negalign_ray.loops.behaviours import by_behaviour, figures
 from negalign_ray.loops.mismatch import mismatch_nats
 from negalign_ray.loops.roles import Batch, BatchSource, Learner, StepReport
 from negalign_ray.loops.schedule import SamplingSchedule
-from negalign_ray.methods import Method
+from negalign_ray.loops.vitals import logprob_of, sample_vitals
+from negalign_ray.methods import Method, Needs
 from negalign_ray.methods.groups import LossOutput, RewardSource, build_group_tensors
 from negalign_ray.records import Group
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _MicroBatch:
+    output: LossOutput
+    figures: dict[str, Tensor]  # [G] each
+    logprobs_N: Tensor  # of all responses in order, detached
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,8 @@ class TrainingLoop:
     save_samples: Callable[[int, Sequence[Group]], None]  # step, groups this rank trained on
     reward: RewardSource | None = None  # what the method trains on, where it needs rewards
     weight_change_sq: Callable[[], float] | None = None  # this rank's part of ||W - W0||^2; None = not measured
+    followed: Mapping[str, Sequence[Group]] = field(default_factory=dict)  # fixed answers of each kind, and how often
+    follow_every: int = 10  # (steps) their log-prob is measured
 
     def run(self, *, first_step: int = 0) -> int:
         for step in range(first_step, self.config.steps):
@@ -69,10 +79,13 @@ class TrainingLoop:
         counts: dict[str, int] = defaultdict(int)
         if self.config.mismatch_every and batch.step % self.config.mismatch_every == 0:
             self._measure_mismatch(mine, sums, counts)  # before the update: on-policy samples are this very version's
+        if batch.step % self.follow_every == 0:
+            self._follow(sums, counts)
         for number, groups in enumerate(fetched):
-            output, per_group = self._backward(groups, batch, is_last=number == len(fetched) - 1)
-            _accumulate(sums, counts, output)
-            by_behaviour(sums, counts, groups, per_group)
+            done = self._backward(groups, batch, is_last=number == len(fetched) - 1)
+            _accumulate(sums, counts, done.output)
+            by_behaviour(sums, counts, groups, done.figures)
+            sample_vitals(sums, counts, groups, done.logprobs_N, references=self._needs.references)
         stats = self.learner.step()
         if not math.isfinite(stats.grad_norm):
             raise self._non_finite("gradient norm", stats.grad_norm, mine)
@@ -100,14 +113,13 @@ class TrainingLoop:
         }
         self.source.report(StepReport(batch.step, self.rank, dict(sums), dict(counts), values))
 
-    def _backward(
-        self, groups: Sequence[Group], batch: Batch, *, is_last: bool
-    ) -> tuple[LossOutput, dict[str, Tensor]]:
-        """Forward and backward of one micro-batch: its loss and the figures of its groups.
+    @property
+    def _needs(self) -> Needs:
+        return self.method.needs(self.method_config)
 
-        The one place that divides by the global group count.
-        """
-        needs = self.method.needs(self.method_config)
+    def _backward(self, groups: Sequence[Group], batch: Batch, *, is_last: bool) -> "_MicroBatch":
+        """Forward and backward of one micro-batch. The one place that divides by the global group count."""
+        needs = self._needs
         if needs.complements:
             logprobs_N, complements_N = self.learner.logprobs_and_complements(groups)
         else:
@@ -126,13 +138,23 @@ class TrainingLoop:
         if not torch.isfinite(total):
             raise self._non_finite("loss", total.item(), groups)
         self.learner.backward(total / len(batch.handles), is_last=is_last)
-        return output, figures(tensors, needs)
+        return _MicroBatch(output, figures(tensors, needs), logprobs_N.detach())
 
     def _measure_mismatch(self, groups: Sequence[Group], sums: dict[str, float], counts: dict[str, int]) -> None:
         """All ranks take part (the forward is collective), with an empty list when their share is empty."""
         total, num_tokens = mismatch_nats(self.learner, groups[:1])
         sums["learner/mismatch_nats"] = total
         counts["learner/mismatch_nats"] = num_tokens
+
+    def _follow(self, sums: dict[str, float], counts: dict[str, int]) -> None:
+        for kind, groups in self.followed.items():
+            sums[f"learner/{kind}_logprob_nats"], counts[f"learner/{kind}_logprob_nats"] = logprob_of(
+                self.learner,
+                groups,
+                rank=self.rank,
+                world_size=self.world_size,
+                micro_batch_tokens=self.config.micro_batch_tokens,
+            )
 
     def _non_finite(self, what: str, value: float, groups: Sequence[Group]) -> NonFiniteError:
         ids = [group.order_id for group in groups]

@@ -27,12 +27,14 @@ class Candidates:
 
     @property
     def is_best_GR(self) -> Tensor:
-        """bool: y_1, and those that share its reward."""
-        return self.mask_GR & (self.rewards_GR == self.rewards_GR[:, :1])  # a slice: R may be 0
+        """bool: y_1, the first of them."""
+        first_GR = torch.zeros_like(self.mask_GR)
+        first_GR[:, :1] = True  # a slice: R may be 0
+        return self.mask_GR & first_GR
 
     @property
     def best_G(self) -> Tensor:
-        """lp(y_1) with gradient, the mean of several best; 0 for a group without candidates."""
+        """lp(y_1) with gradient; 0 for a group without candidates."""
         return masked_mean(self.logprobs_GR, self.is_best_GR)
 
     def ranked_pairs_frac(self) -> Tensor:

@@ -30,8 +30,8 @@ def loss(groups: GroupTensors, config: CLHAConfig) -> LossOutput:
     Departures. The code sums over the batch of one device, here over the whole step. [choice] Groups of different size
     (the code has one n): each has its own n in L_sft and takes part in the distances that it has. [choice] The reward
     above which L_sft is on is a setting, `sft_min_reward`, 0 as in the code: a head that is never positive (minus a
-    probability of harm) would switch the term off for good. [choice] Equal rewards stay in the order of the group, and
-    several best share the SFT term. A response without a reward is not read.
+    probability of harm) would switch the term off for good. Equal rewards stay in the order of the group. A response
+    without a reward is not read.
 
     Metrics, one value per group:
         rank_nats               its part of L_rank, times B

@@ -18,9 +18,8 @@ def loss(groups: GroupTensors, config: PROConfig) -> LossOutput:
 
         lam = 0, r = (2, 1), p = (-1, -2)  ->  T_1 = 1, log(exp(-1) + exp(-2)) + 1 = log(1 + exp(-1)) = 0.3133
 
-    Rewards carry no gradient. Departures. [choice] Equal rewards stay in the order of the group, and several best share
-    the SFT term. [choice] Groups may have different n. A response without a reward is not read; a group with fewer than
-    two contributes 0 and no gradient.
+    Rewards carry no gradient. Equal rewards stay in the order of the group. Groups may have different n. A response
+    without a reward is not read; a group with fewer than two contributes 0 and no gradient.
 
     Metrics, one value per group:
         rank_nats             the first term

@@ -23,7 +23,7 @@ def inject_lora(model: PreTrainedModel, config: LoRAConfig) -> None:
     peft_config = LoraConfig(
         r=config.r,
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft divides by r; a float is fine
-        lora_dropout=config.dropout,
+        lora_dropout=0.0,  # a loss that compares the policy with frozen references would read noise as a change
         target_modules=targets if isinstance(targets, str) else list(targets),
         task_type="CAUSAL_LM",
     )

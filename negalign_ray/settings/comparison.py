@@ -23,17 +23,18 @@ from negalign_ray.settings.explain import shown
 from negalign_ray.settings.strict_yaml import parse_yaml
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # part of a folder name, as run.name
-SHARED_SECTIONS = ("model", "data", "evaluation")  # must be equal in all entries
+SHARED_SECTIONS = ("model", "data", "evaluation", "follow")  # must be equal in all entries
 SHARED_BUDGET = ("steps", "groups_per_step")  # of learners: equal updates of equal size
 
 
 class Curve(Section):
     """Which training metric is compared step by step, and the value that `steps_to_target` waits for."""
 
-    metric: str = "learner/negative_logratio_nats"  # logged at every step, and alike for all methods that log it
+    metric: str = "learner/heldout_negative_logprob_nats"  # measured alike for every method, each `follow.every` steps
+    since_start: bool = True  # its change since the first value, instead of the value itself
     at_most: float | None = None  # reached when the smoothed curve is at or below this ...
     at_least: float | None = None  # ... or at or above this; give one of the two, or none
-    window: PositiveInt = 5  # steps of the trailing mean
+    window: PositiveInt = 1  # measured values of the trailing mean
 
     @model_validator(mode="after")
     def _one_direction(self):
@@ -151,7 +152,8 @@ def nested(settings: Mapping[str, Any]) -> Tree:
 
 def _as_run(config: Config, *, out: Path, name: str, seed: int) -> Config:
     run = RunConfig(name=f"{name}-s{seed}", dir=out, seed=seed, overwrite=True)  # finished runs are never started again
-    return config.model_copy(update={"run": run})
+    guards = config.guards.model_copy(update={"enabled": False})  # compared methods take the same number of updates
+    return config.model_copy(update={"run": run, "guards": guards})
 
 
 def require_fair(configs: Mapping[str, Config]) -> None:

@@ -35,6 +35,7 @@ _SYNONYMS = {
 _REMEDIES = {
     "bool_parsing": "write true or false",
     "bool_type": "write true or false",
+    "dict_type": "write pairs: {name: value}",
     "float_parsing": "write a number",
     "float_type": "write a number",
     "int_from_float": "write a whole number",
@@ -89,7 +90,7 @@ def _explain_one(details: ErrorDetails, schema: Schema) -> Iterator[str]:
         tags = details["ctx"].get("expected_tags", "'d2o'")
         given = details["ctx"].get("tag")
         yield f"{name}.name={shown(given)}: there is no such method; use one of {tags}."
-    elif kind in ("model_type", "model_attributes_type", "dict_type"):
+    elif kind in ("model_type", "model_attributes_type"):
         yield f"{name}={shown(value)}: this is a section; set {_examples(name, schema)} inside it."
     else:
         what = details["msg"].replace("Input should be ", "must be ").replace("Input should ", "should ")

@@ -31,6 +31,8 @@ def test_train_then_evaluate_then_generate(toy_model, tmp_path):
 
     run_dir = tmp_path / "mine"
     after = tmp_path / "after.json"
+    answers = run_dir / "samples" / "evaluation.jsonl"
+    written, logs = answers.read_bytes(), {path: path.stat().st_size for path in (run_dir / "logs").iterdir()}
     same_settings = ("--config", str(run_dir / "config.yaml"), "--set", f"references.rpos={toy_model}")
     evaluated = CliRunner().invoke(app, ["evaluate", str(run_dir / "model"), *same_settings, "--json", str(after)])
     assert evaluated.exit_code == 0, evaluated.output
@@ -45,6 +47,12 @@ def test_train_then_evaluate_then_generate(toy_model, tmp_path):
             "choices_accuracy_frac",
         ):
             assert again[side][key] == pytest.approx(summary[side][key], rel=1e-4, abs=1e-6), (side, key)
+
+    assert answers.read_bytes() == written, "the run that was evaluated keeps its own answers"
+    assert {path: path.stat().st_size for path in (run_dir / "logs").iterdir()} == logs
+    own = run_dir / "evaluations" / "mine"
+    assert json.loads((own / "summary.json").read_text()) == again
+    assert {path.name for path in own.iterdir()} >= {"config.yaml", "evaluation.json", "samples", "logs"}
 
     tried = CliRunner().invoke(
         app, ["generate", str(run_dir / "model"), "--prompt", "How are you?", "--max-new-tokens", "8"]

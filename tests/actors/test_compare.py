@@ -11,11 +11,11 @@ from negalign_ray.actors.evaluator import SIDES_FILE, Evaluation
 from negalign_ray.actors.plan import make_plan
 from negalign_ray.cli import app
 from negalign_ray.errors import ConfigError, DataError, StallError
-from negalign_ray.evaluation.pricing import PriceBook
 from negalign_ray.evaluation.side import Side
 from negalign_ray.records import Generation
 from negalign_ray.settings.comparison import load_comparison
 from tests.actors.conftest import TOY
+from tests.actors.fake_evaluation import FakeEvaluation
 from tests.evaluation.sides import side
 
 JUDGE = {"name": "judge", "kind": "linear", "target": "quickstart-judge"}
@@ -178,24 +178,6 @@ def test_the_command_shows_the_table_of_what_is_finished(load, runs, tmp_path):
         assert text in shown.output
 
 
-class FakeEvaluation(Evaluation):
-    """Without actors: judges say 0.5, and every token costs `nats[name]`."""
-
-    def __init__(self, plan, *, nats, **more):
-        super().__init__(plan, **more)
-        self.nats, self.priced = nats, []
-
-    @contextmanager
-    def _scorer(self):
-        yield lambda pairs: {"judge": [0.5] * len(pairs)}
-
-    def _price(self, name, model_path, groups):
-        self.priced.append(name)
-        return PriceBook.of(
-            groups, lambda merged: [[-self.nats[name] * len(r.token_ids) for r in g.responses] for g in merged]
-        )
-
-
 def test_a_base_is_answered_and_priced_once_and_every_item_is_saved_for_pairing(toy_config, tmp_path):
     settings = ("evaluation.enabled=true", "evaluation.num_prompts=3", "evaluation.num_benign=3")
     plan = make_plan(toy_config(*settings))
@@ -231,7 +213,7 @@ def test_methods_with_other_needs_are_asked_the_same_prompts(toy_config, tmp_pat
     asked = []
     for method in ("npo", "dpo"):
         settings = (f"method.name={method}", f"data.path={rows}", "data.limit=null", "data.heldout_frac=0.5")
-        plan = make_plan(toy_config(*settings, "evaluation.num_prompts=5"))
+        plan = make_plan(toy_config(*settings, "evaluation.enabled=true", "evaluation.num_prompts=5"))
         evaluation = Evaluation(plan, base_path=plan.model_path)
         evaluation.answer(lambda requests, spec: asked.append(requests) or [None] * len(requests))
     assert asked[0] == asked[1]

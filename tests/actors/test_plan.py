@@ -1,5 +1,6 @@
 """What is decided and refused before Ray starts."""
 
+import json
 import shutil
 
 import pytest
@@ -105,7 +106,36 @@ def test_broken_multiple_choice_rows_are_refused_before_anything_starts(toy_conf
     file = tmp_path / "choices.jsonl"
     file.write_text('{"question": "Predators eat", "choices": ["grass", "bunnies"], "answer": "C"}\n')
     with pytest.raises(DataError, match=r"evaluation\.choices_path.*\n *row 1: answer is neither"):
-        make_plan(toy_config(f"evaluation.choices_path={file}"))
+        make_plan(toy_config("evaluation.enabled=true", f"evaluation.choices_path={file}"))
+
+
+ITERATIONS = ("sampling.schedule=interval", "sampling.refresh_every=1", "sampling.buffer_groups=8")
+
+
+@pytest.mark.parametrize(("method", "more"), [("sft", ()), ("spin", ITERATIONS), ("ld_align", ITERATIONS)])
+def test_methods_of_good_answers_train_and_are_evaluated_on_data_without_bad_ones(toy_config, tmp_path, method, more):
+    rows = [{"prompt": f"q{number}", "response": f"yes {number}", "label": "safe"} for number in range(20)]
+    (tmp_path / "good.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = (f"data.path={tmp_path / 'good.jsonl'}", "data.limit=null", "evaluation.enabled=true")
+    plan = make_plan(toy_config(f"method.name={method}", *data, *more))
+    assert (len(plan.data.train), len(plan.probes.harmful_prompts), len(plan.probes.human_benign)) == (17, 3, 3)
+    assert len(plan.probes.negatives) == 0
+
+
+def test_an_evaluation_without_held_out_prompts_is_refused_before_anything_starts(toy_config):
+    with pytest.raises(DataError, match=r"raise data\.heldout_frac.*evaluation\.enabled=false"):
+        make_plan(toy_config("data.heldout_frac=0", "evaluation.enabled=true"))
+    assert make_plan(toy_config("data.heldout_frac=0")).probes is None, "without an evaluation, it is a fair choice"
+
+
+def test_benign_prompts_that_are_held_out_too_are_refused_before_anything_starts(toy_config, tmp_path):
+    rows = [{"prompt": f"q{number}", "rejected": f"no {number}"} for number in range(20)]
+    (tmp_path / "bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    benign = [{"prompt": row["prompt"], "response": "gladly"} for row in rows]
+    (tmp_path / "benign.jsonl").write_text("".join(json.dumps(row) + "\n" for row in benign))
+    paths = (f"data.path={tmp_path / 'bad.jsonl'}", f"data.benign_path={tmp_path / 'benign.jsonl'}", "data.limit=null")
+    with pytest.raises(DataError, match=r"3 prompts stand in the held-out rows and in the benign rows"):
+        make_plan(toy_config(*paths, "evaluation.enabled=true"))
 
 
 def test_a_missing_model_is_refused_with_what_to_do(toy_config):

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from negalign_ray.actors.run import train
+from negalign_ray.config import Config
 from negalign_ray.errors import ConfigError, RoleError
 from tests.actors.conftest import read_rows
 
@@ -28,12 +29,15 @@ def runs() -> dict[str, list[dict]]:
     return {}
 
 
-def test_a_strictly_on_policy_run_repeats_exactly_and_leaves_a_complete_run_directory(toy_config, runs):
-    configs = [toy_config(name=name) for name in ("first", "second")]
+def run_twice(toy_config, *settings: str) -> tuple[list[Config], list[list[dict]]]:
+    configs = [toy_config(*settings, name=name) for name in ("first", "second")]
     for config in configs:
-        summary = train(config)
-        assert summary["steps"] == 3
-    first, second = (read_rows(config.run_dir / "metrics.jsonl") for config in configs)
+        assert train(config)["steps"] == 3
+    return configs, [read_rows(config.run_dir / "metrics.jsonl") for config in configs]
+
+
+def test_a_strictly_on_policy_run_repeats_exactly_and_leaves_a_complete_run_directory(toy_config, runs):
+    configs, (first, second) = run_twice(toy_config)
     assert without_times(first) == without_times(second)
     assert losses(first)[0] == pytest.approx(0.6931, abs=1e-4), "D2O starts at log 2"
     assert losses(first)[2] < losses(first)[0]
@@ -50,6 +54,15 @@ def test_a_strictly_on_policy_run_repeats_exactly_and_leaves_a_complete_run_dire
     assert (run_dir / "config.yaml").exists()
     with pytest.raises(ConfigError, match="already holds a run"):
         train(configs[0].model_copy(update={"run": configs[0].run.model_copy(update={"overwrite": False})}))
+
+
+@pytest.mark.slow  # vLLM starts twice, at about 20 s each
+@pytest.mark.timeout(400)
+def test_a_strictly_on_policy_run_repeats_exactly_with_vllm_too(toy_config):
+    _, (first, second) = run_twice(toy_config, "samplers.engine=vllm")
+    assert without_times(first) == without_times(second)
+    assert [row["sampler/staleness_steps"] for row in first] == [0.0, 0.0, 0.0]
+    assert losses(first)[2] < losses(first)[0]
 
 
 def test_more_samplers_and_learners_by_configuration_alone_give_the_same_losses(toy_config, runs):

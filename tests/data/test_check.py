@@ -108,7 +108,10 @@ def test_only_the_first_problems_are_listed(chat, write_jsonl):
     report = check(write_jsonl([{"prompt": f"{i}", "rejected": ""} for i in range(9)]), chat)
     text = shown(report, max_problems=5)
     assert text.count("rejected is empty") == 5
-    assert "... and 4 more" in text
+    assert "... and 4 more; --max-problems 0 lists all" in text
+    everything = shown(report, max_problems=0)
+    assert everything.count("rejected is empty") == 9
+    assert "more" not in everything
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,12 @@ def test_csv_rows_are_numbered_by_the_line_where_they_start(tmp_path):
     assert rows[3].values == {"prompt": "Hi", "rejected": None}
 
 
+def test_blank_lines_in_csv_are_not_rows_and_do_not_shift_the_numbers(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text('\nprompt,"reject\ned"\n\n\nHi,a\n\nHi,b\n', encoding="utf-8")
+    assert as_pairs(file) == [(6, {"prompt": "Hi", "reject\ned": "a"}), (8, {"prompt": "Hi", "reject\ned": "b"})]
+
+
 def test_a_csv_file_with_an_open_quote_is_refused_with_the_line(tmp_path):
     (tmp_path / "a.csv").write_text('prompt,rejected\nHi,"open\n')
     with pytest.raises(DataError, match="line 2 is not CSV"):

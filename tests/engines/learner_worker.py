@@ -129,4 +129,5 @@ def _export(engine, tokenizer_folder: Path, folder: Path) -> dict[str, torch.Ten
 
 def _token_logprobs(engine) -> tuple[list[torch.Tensor], torch.Tensor]:
     groups = batches()[0]
-    return engine.no_grad_token_logprobs(groups), engine.no_grad_logprobs(groups)
+    with torch.no_grad():
+        return engine.no_grad_token_logprobs(groups), engine.logprobs(groups)

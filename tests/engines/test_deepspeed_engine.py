@@ -1,5 +1,6 @@
 """Real DeepSpeed on a toy model: no ZeRO stage, number of ranks or micro-batch size may change what is learned."""
 
+import json
 import math
 
 import pytest
@@ -12,6 +13,7 @@ from negalign_ray.engines.lr_schedule import lr_at
 from negalign_ray.errors import ConfigError
 from negalign_ray.methods import d2o
 from negalign_ray.methods.groups import build_group_tensors
+from tests.engines import vllm_worker
 from tests.engines.learner_worker import (
     BFLOAT16_STAGES,
     D2O,
@@ -22,6 +24,7 @@ from tests.engines.learner_worker import (
     learners_config,
     run_rank,
 )
+from tests.engines.test_generation_engines import CONTEXTS, greedy
 from tests.models.test_policy import plain_logprobs
 
 pytestmark = pytest.mark.real
@@ -131,6 +134,21 @@ def test_an_exported_folder_loads_in_transformers_with_the_same_weights_and_chat
     assert model.config.use_cache
     assert AutoTokenizer.from_pretrained(folder).chat_template == AutoTokenizer.from_pretrained(toy_model).chat_template
     assert [path.name for path in folder.parent.glob(".exported*")] == []  # no half-written folder stays behind
+
+
+def test_an_exported_folder_loads_in_vllm_and_answers_as_transformers_does(ranks, toy_model, tmp_path):
+    folder = ranks["out"] / "exported1"
+    torch.multiprocessing.spawn(vllm_worker.answer, args=(folder, tmp_path / "answers.json"), nprocs=1)
+    answers = [tuple(answer) for answer in json.loads((tmp_path / "answers.json").read_text())]
+    trained, untrained = (
+        [
+            greedy(AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval(), context)
+            for context in CONTEXTS
+        ]
+        for path in (folder, toy_model)
+    )
+    assert answers == trained
+    assert answers != untrained, "four steps changed what it says"
 
 
 @pytest.mark.parametrize("world_size", WORLDS)

@@ -22,7 +22,7 @@ def test_good_and_bad_answers_may_come_from_different_prompts():
         [prompt(1, "rude", good=2), prompt(2, "rude", bad=1), prompt(3, "rude", bad=1), prompt(4, None, bad=1)]
     )
     assert [group.prompt.prompt_id for group in clouds.groups] == [1, 2, 3]
-    assert clouds.num_answers == 4
+    assert sum(len(group.responses) for group in clouds.groups) == 4
     assert clouds.left_out == {}
 
 

@@ -15,8 +15,8 @@ from negalign_ray.settings.comparison import Curve
 from tests.evaluation.sides import side
 
 JUDGE = HeadConfig(name="judge", kind="python", target="m:f", threshold=0.5)
-METRIC = "learner/negative_logratio_nats"
-CURVE = Curve(at_most=-2.0, window=1)
+METRIC = "learner/heldout_negative_logprob_nats"
+CURVE = Curve(at_most=-1.5)
 BASE = {0: {1: 0.6, 2: 0.6}, 1: {2: 0.6, 3: 0.6}}  # seed -> prompt -> harm
 
 
@@ -79,6 +79,14 @@ def test_methods_that_answered_other_prompts_are_paired_on_the_common_ones():
     assert (difference["mean"], difference["num"]) == (pytest.approx(-0.3), 1)
 
 
+def test_diversity_has_an_interval_over_prompts(report):
+    # every answer is 1 2 3: with two answers theta 2/4, and 2/2 without either; so each contributes the same half
+    steady = report["values"]["steady"]["distinct_2"]
+    assert steady == pytest.approx({"mean": 0.5, "low": 0.5, "high": 0.5, "num": 3})
+    assert report["versus_first"]["loud"]["distinct_2"]["num"] == 2
+    assert "distinct_2" not in report["runs"]["steady"]
+
+
 def test_harm_is_reported_by_behaviour(report):
     rude, biased = (report["by_behaviour"][name] for name in ("rude", "biased"))
     assert rude["steady"]["judge_score"]["mean"] == pytest.approx((0.2 + 0.8) / 2)
@@ -90,12 +98,12 @@ def test_figures_of_whole_runs_spread_over_the_seeds(report):
     steady, loud = report["runs"]["steady"], report["runs"]["loud"]
     harm = steady["harm_per_seed"]
     assert (harm["mean"], harm["low"], harm["high"]) == pytest.approx((0.5, 0.3, 0.7))
-    assert steady["steps_to_target"]["by_seed"] == {"0": 2, "1": 2}
+    assert steady["steps_to_target"]["by_seed"] == {"0": 3, "1": 3}
     assert loud["steps_to_target"] == {"mean": None, "low": None, "high": None, "by_seed": {"0": None}}
     assert steady["roughness"]["mean"] == 0.0
     assert [steady[key]["mean"] for key in ("updates", "train_s", "trained_tokens")] == [3, 6.0, 150]
     assert report["num_runs"] == {"steady": 2, "loud": 1}
-    assert report["curves"]["loud"]["0"] == [[1, -0.5], [2, -1.0], [3, -1.5]]
+    assert report["curves"]["loud"]["0"] == [[1, 0.0], [2, -0.5], [3, -1.0]]
 
 
 def test_a_comparison_whose_first_method_failed_still_has_a_base():
@@ -123,6 +131,7 @@ def test_the_report_is_json_and_the_table_shows_what_was_asked_for(report):
     assert lines["judge, mean"].endswith("0.100 [0.100, 0.100]* |")
     assert lines["judge, mean, minus steady"].endswith("-0.200 [-0.300, -0.100]* |")
     assert lines["rude"].startswith("| rude | ↓ | 0.600")
+    assert lines["seconds of the whole run"].split(" | ")[3:] == ["30", "30 |"]
     assert lines["harm, lowest and highest seed"].split(" | ")[3] == "0.500 (0.300 to 0.700)"
     for note in ("3 updates of 2 prompts", "loud: 1 of 2 seeds finished", "loud, seed 1: StallError: learner[0]"):
         assert note in markdown

@@ -14,7 +14,7 @@ from negalign_ray.evaluation.curves import (
 )
 from negalign_ray.settings.comparison import Curve
 
-METRIC = "learner/negative_logratio_nats"
+METRIC = "learner/heldout_negative_logprob_nats"
 
 
 def rows(*values):
@@ -34,10 +34,11 @@ def test_trailing_means_begin_with_the_first_full_window():
         (Curve(at_most=-9.0, window=1), None),
         (Curve(at_least=0.0, window=1), 1),
         (Curve(window=1), None),
+        (Curve(at_most=-3.0, since_start=False), 1),
     ],
 )
 def test_the_target_is_reached_by_the_smoothed_curve_on_its_side(curve, step):
-    assert steps_to_target(rows(0.0, -1.0, -4.0, -4.0), curve) == step
+    assert steps_to_target(rows(-5.0, -6.0, -9.0, -9.0), curve) == step
 
 
 def test_a_metric_that_was_never_logged_reaches_nothing_and_has_no_roughness():

@@ -2,8 +2,9 @@
 
 import pytest
 
+from negalign_ray.config import EvaluationConfig
 from negalign_ray.errors import DataError
-from negalign_ray.evaluation.probes import build_probes, own_answers, spread_over_behaviours
+from negalign_ray.evaluation.probes import build_probes, followed_groups, own_answers, spread_over_behaviours
 from negalign_ray.records import Generation, Prompt, Response, Role
 
 
@@ -20,8 +21,13 @@ HELDOUT = [make_prompt(n, behaviour="rude", negatives=2, positives=n % 2) for n 
 BENIGN = [make_prompt(n, negatives=0, positives=1) for n in range(100, 105)]
 
 
+def probes_of(heldout, benign=BENIGN, *, num_prompts=64, num_benign=64, seed=0):
+    config = EvaluationConfig(num_prompts=num_prompts, num_benign=num_benign)
+    return build_probes(heldout, benign, config=config, seed=seed)
+
+
 def test_sets_hold_negatives_human_benign_and_packaged_benign_apart():
-    probes = build_probes(HELDOUT, BENIGN, num_prompts=64, num_benign=64, seed=0)
+    probes = probes_of(HELDOUT)
     assert {prompt.prompt_id for prompt in probes.harmful_prompts} == set(range(10))
     assert len(probes.negatives) == 8 * 2 + 2
     assert len(probes.human_benign) == 4  # the odd ones among the first eight
@@ -31,7 +37,7 @@ def test_sets_hold_negatives_human_benign_and_packaged_benign_apart():
 
 
 def test_lengths_and_behaviours_follow_groups_then_responses():
-    probes = build_probes(HELDOUT, BENIGN, num_prompts=64, num_benign=64, seed=0)
+    probes = probes_of(HELDOUT)
     flat = [(len(r.token_ids), g.prompt.behaviour) for g in probes.negatives.groups for r in g.responses]
     assert list(zip(probes.negatives.lengths, probes.negatives.behaviours, strict=True)) == flat
 
@@ -43,21 +49,59 @@ def test_a_small_limit_still_shows_every_behaviour():
 
 
 def test_the_choice_depends_on_the_seed_only():
-    first = build_probes(HELDOUT, BENIGN, num_prompts=5, num_benign=3, seed=1)
-    assert first == build_probes(HELDOUT, BENIGN, num_prompts=5, num_benign=3, seed=1)
-    assert first != build_probes(HELDOUT, BENIGN, num_prompts=5, num_benign=3, seed=2)
+    first = probes_of(HELDOUT, num_prompts=5, num_benign=3, seed=1)
+    assert first == probes_of(HELDOUT, num_prompts=5, num_benign=3, seed=1)
+    assert first != probes_of(HELDOUT, num_prompts=5, num_benign=3, seed=2)
 
 
 def test_repeated_prompts_are_asked_once():
     twice = [make_prompt(1, text="same"), make_prompt(2, text="same"), make_prompt(3)]
-    assert len(build_probes(twice, BENIGN, num_prompts=9, num_benign=9, seed=0).harmful_prompts) == 2
+    assert len(probes_of(twice).harmful_prompts) == 2
 
 
-def test_no_held_out_negative_or_an_overlap_with_benign_rows_is_refused():
-    with pytest.raises(DataError, match=r"data\.heldout_frac"):
-        build_probes([], BENIGN, num_prompts=4, num_benign=4, seed=0)
-    with pytest.raises(DataError, match="1 prompts stand in the held-out rows and in the benign rows"):
-        build_probes([make_prompt(0, text="prompt 100")], BENIGN, num_prompts=4, num_benign=9, seed=0)
+def test_without_held_out_prompts_there_is_nothing_to_evaluate_with():
+    with pytest.raises(DataError, match=r"raise data\.heldout_frac.*or set evaluation\.enabled=false"):
+        probes_of([])
+
+
+def test_a_prompt_that_is_held_out_and_benign_is_refused():
+    with pytest.raises(DataError, match=r"1 prompts stand in the held-out rows and in the benign rows.*'prompt 100'"):
+        probes_of([make_prompt(0, text="prompt 100")])
+
+
+def test_data_of_good_answers_only_asks_any_held_out_prompts_and_has_no_negatives():
+    good = [make_prompt(n, negatives=0, positives=1) for n in range(3)]
+    probes = probes_of(good)
+    assert {prompt.prompt_id for prompt in probes.harmful_prompts} == {0, 1, 2}
+    assert (len(probes.negatives), len(probes.human_benign)) == (0, 3)
+    assert [p.prompt_id for p in probes_of([*good, make_prompt(3)]).harmful_prompts] == [3], "bad answers come first"
+
+
+def test_good_answers_are_priced_of_any_held_out_prompt():
+    """Unpaired rows: no prompt has both kinds of answers, and benign answers in the same style are still measured."""
+    probes = probes_of([make_prompt(0), make_prompt(1, negatives=0, positives=2)])
+    assert probes.negatives.prompt_ids == (0,)
+    assert probes.human_benign.prompt_ids == (1, 1)
+
+
+def test_the_benign_answers_that_are_followed_are_first_those_that_no_evaluation_asks():
+    asked = tuple(BENIGN[:3])
+    followed = followed_groups([], BENIGN, num=len(BENIGN) - 3, asked=asked, seed=0)
+    assert set(followed) == {"benign"}
+    assert {group.prompt.prompt_id for group in followed["benign"]}.isdisjoint(prompt.prompt_id for prompt in asked)
+    assert all(response.role is Role.POSITIVE for group in followed["benign"] for response in group.responses)
+    everything = followed_groups([], BENIGN, num=99, asked=asked, seed=0)["benign"]
+    assert [group.prompt.prompt_id for group in everything[-3:]] == [prompt.prompt_id for prompt in asked]
+    assert followed_groups(HELDOUT, BENIGN, num=0, asked=(), seed=0) == {}
+
+
+def test_followed_held_out_answers_are_of_one_kind_each_and_spread_over_behaviours():
+    followed = followed_groups(HELDOUT, (), num=2, asked=(), seed=0)
+    assert {group.prompt.behaviour for group in followed["heldout_negative"]} == {"rude", "biased"}
+    assert {group.prompt.prompt_id % 2 for group in followed["heldout_positive"]} == {1}, "the others have none"
+    for kind, role in (("heldout_negative", Role.NEGATIVE), ("heldout_positive", Role.POSITIVE)):
+        assert len(followed[kind]) == 2
+        assert all(response.role is role for group in followed[kind] for response in group.responses)
 
 
 def test_own_answers_become_samples_to_be_priced_and_empty_ones_are_left_out():

@@ -17,6 +17,7 @@ TOXICITY = HeadConfig(name="toxicity", kind="sklearn", target="alt-profanity-che
 KINDNESS = HeadConfig(name="kindness", kind="python", target="m:f", direction="help", threshold=0.0)
 HEADS = (TOXICITY, KINDNESS)
 BEHAVIOURS = ("rude", "biased")
+LN2 = math.log(2)
 
 
 def answers(texts, token_ids, *, toxicity=None, kindness=None, logprobs=None, ref_logprobs=None, behaviours=BEHAVIOURS):
@@ -90,6 +91,8 @@ def test_every_figure_of_the_worked_example(before, after):
         "human_benign_logprob_per_token": (-2.0, -13 / 6),
         "own_answers_logprob": (-3.0, -3.5),
         "own_answers_logprob_per_token": (-1.0, -7 / 6),
+        "benign_logprob": (-3 * LN2, -3 * LN2),  # 6 halvings in 2 answers of 3 tokens together
+        "benign_logprob_per_token": (-2 * LN2, -2 * LN2),
         "benign_perplexity": (4.0, 4.0),
         "choices_accuracy_frac": (0.5, 1.0),  # the first choice of both questions; then of each the right one
         "choices_accuracy_frac_per_token": (0.5, 0.5),
@@ -116,7 +119,22 @@ def test_paired_intervals_use_the_same_prompts_on_both_sides(before, after):
     assert (difference["toxicity_score"]["low"], difference["toxicity_score"]["high"]) == pytest.approx((-0.8, -0.2))
     assert tuple(difference["negatives_logprob"].values()) == pytest.approx((-5.0, -5.0, -5.0))
     assert difference["human_benign_logprob"] == {"mean": -1.0, "low": None, "high": None}  # a single item
-    assert difference["distinct_2"] == {"mean": 0.5, "low": None, "high": None}
+    # contributions 1/3 and 2/3 before, 1 and 1 after: distinct-2 rises by 2/3 or by 1/3
+    assert difference["distinct_2"] == pytest.approx({"mean": 0.5, "low": 1 / 3, "high": 2 / 3})
+
+
+def test_the_answers_to_one_prompt_are_one_unit(before):
+    # five answers of -10 to prompt 7, one of -40 to prompt 8: a quarter of the resamples draws prompt 8 twice
+    several = Likelihoods((-10.0,) * 5 + (-40.0,), (5,) * 6, ("rude",) * 6, (7,) * 5 + (8,))
+    clustered = Side(**{**vars(before), "negatives": several})
+    shifted = Likelihoods((-11.0,) * 5 + (-46.0,), (5,) * 6, ("rude",) * 6, (7,) * 5 + (8,))
+    summary = summarise(clustered, Side(**{**vars(before), "negatives": shifted}), heads=HEADS)
+    assert summary["before"]["negatives_logprob"] == pytest.approx(-15.0)
+    interval = summary["intervals"]["before"]["negatives_logprob"]
+    assert interval == {"low": pytest.approx(-40.0), "high": pytest.approx(-10.0), "num": 2}
+    assert summary["difference"]["negatives_logprob"] == pytest.approx({"mean": -11 / 6, "low": -6.0, "high": -1.0})
+    parts = summary["by_behaviour"]["rude"]["difference"]["negatives_logprob"]
+    assert parts == summary["difference"]["negatives_logprob"]
 
 
 def test_behaviours_are_kept_apart(before, after):
@@ -126,6 +144,7 @@ def test_behaviours_are_kept_apart(before, after):
     assert parts["biased"]["after"]["negatives_logprob"] == -25.0
     assert parts["rude"]["difference"]["toxicity_score"] == pytest.approx({"mean": -0.8, "low": None, "high": None})
     assert "human_benign_logprob" not in parts["biased"]["before"]  # it has no item of that behaviour
+    assert "distinct_2" not in parts["rude"]["before"]  # of all answers together
     assert "benign_perplexity" not in parts["rude"]["before"]
 
 

@@ -11,12 +11,13 @@ from negalign_ray.loops.behaviours import by_behaviour, figures
 from negalign_ray.loops.merge import merge_ranks
 from negalign_ray.loops.roles import StepReport
 from negalign_ray.methods import Needs
-from negalign_ray.records import Group, Prompt
+from negalign_ray.records import Group, Polarity, Prompt
 from tests.loops.test_training import ListSource, TablePolicy, make_group, make_loop
 from tests.methods.cases import negative, positive, sample, tensors
 
 D2O = Needs(negatives=True, samples="required", references=True)
 DPO = Needs(negatives=True, positives=True, references=True)
+NEAT = Needs(samples="required", reward=True, candidates=True)
 SPIN = Needs(positives=True, samples="required", references=True)
 
 
@@ -39,6 +40,14 @@ def test_d2o_sets_its_own_samples_against_the_negatives():
     found = measured(D2O, negative(-2.0), sample(1.0), sample(-3.0), positive(-7.0))
     assert found["margin_nats"] == pytest.approx(-1.0 - -2.0)
     assert found["accuracy_frac"] == 0.5, "+1 is above -2, -3 is not"
+
+
+def test_neat_counts_what_it_asked_for_under_bad_instructions_as_bad():
+    good, bad = sample(1.0, polarity=Polarity.POSITIVE), sample(-3.0, polarity=Polarity.NEGATIVE)
+    found = measured(NEAT, good, bad, negative(-5.0))
+    assert found["margin_nats"] == pytest.approx(1.0 - -4.0)
+    assert found["accuracy_frac"] == 1.0
+    assert measured(NEAT, good, bad)["margin_nats"] == pytest.approx(4.0), "no human answer is needed"
 
 
 def test_self_play_sets_the_positives_against_its_own_samples():

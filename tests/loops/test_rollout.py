@@ -183,6 +183,19 @@ def test_stopping_hands_every_waiting_learner_none():
     asyncio.run(scenario())
 
 
+def test_a_step_that_one_rank_has_is_handed_to_the_others_even_after_a_stop():
+    async def scenario():
+        rollout = make_rollout(FakeFleet(), num_steps=3, staleness=1)
+        await rollout.start()
+        first = await rollout.pull(0, timeout_s=5)
+        await rollout.stop()
+        assert await rollout.pull(0, timeout_s=5) == first, "else the ranks would wait for each other in a collective"
+        assert await rollout.pull(1, timeout_s=5) is None
+        await rollout.close()
+
+    asyncio.run(scenario())
+
+
 def test_methods_without_samples_never_trouble_a_sampler():
     fleet = FakeFleet()
     batches = run(make_rollout(fleet, num_steps=2, num_samples=0), 2)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -157,6 +157,16 @@ def test_a_non_finite_loss_names_the_groups_and_never_reaches_the_optimizer():
     with pytest.raises(NonFiniteError, match=r"learner\[0\]: loss is nan for the groups \[11, 12\]"):
         make_loop(policy, source).run()
     assert source.reports == []
+
+
+def test_the_log_prob_of_followed_answers_is_measured_before_the_update_of_every_nth_step():
+    source = ListSource([make_group(0)])
+    loop = make_loop(TablePolicy(), source, steps=5, mismatch_every=0)
+    replace(loop, followed={"benign": (make_group(7), make_group(8))}, follow_every=2).run()
+    key = "learner/benign_logprob_nats"
+    assert [report.step for report in source.reports if key in report.sums] == [0, 2, 4]
+    # two groups; the policy says -1 and -1.25 of the two tokens of an answer
+    assert (source.reports[0].sums[key], source.reports[0].counts[key]) == (-4.5, 4)
 
 
 def test_the_mismatch_is_the_mean_absolute_difference_on_the_tokens_as_they_were_sampled():
