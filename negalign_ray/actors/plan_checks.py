@@ -16,6 +16,7 @@ from negalign_ray.errors import ConfigError
 from negalign_ray.metrics import UnknownMetricError, metric_for
 from negalign_ray.models.dtype import ComputeDtype, require_exact_accumulation
 from negalign_ray.records import Polarity, Prompt
+from negalign_ray.trackers import require_installed
 
 if TYPE_CHECKING:
     from negalign_ray.actors.plan import Plan
@@ -35,6 +36,7 @@ def check_settings(config: Config, *, learner_dtype: ComputeDtype) -> None:
             "process, on one device; set it to 1 and raise samplers.num to use more devices."
         )
     require_exact_accumulation(learners.zero_stage, learner_dtype)
+    require_installed(config.run.trackers)
     _check_checkpoints(config.checkpoints)
 
 

@@ -31,6 +31,7 @@ from negalign_ray.engines.checkpoints import MANIFEST, CheckpointStore
 from negalign_ray.errors import ConfigError, NegalignError, RoleError
 from negalign_ray.evaluation.table import summary_markdown
 from negalign_ray.settings import dump_config
+from negalign_ray.trackers import TRACKERS
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ BASE_FOLDER = "base"  # what the initial model said and thought: a resumed run n
 RESULTS = (
     "metrics.jsonl", "summary.json", "summary.md", SIDES_FILE, "samples", "logs", "model", "ray_train", "tensorboard",
     CHECKPOINTS, MANIFEST, BASE_FOLDER,
+    *TRACKERS,
 )  # fmt: skip
 
 
