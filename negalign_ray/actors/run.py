@@ -162,7 +162,7 @@ class _Run:
 
     def _finish_uploads(self) -> list[str]:
         deadlines = self._config.deadlines
-        return self._call("finish_uploads", deadline_s=deadlines.upload_s + deadlines.checkpoint_s)
+        return self._call("finish_uploads", deadline_s=2 * deadlines.upload_s + deadlines.checkpoint_s)
 
     def _close(self) -> dict[str, int]:
         """How every order ended. Never hides the error that ended the run: a failure to close is only logged."""

@@ -79,11 +79,11 @@ class Saver:
             write_rollout(folder, state, self._fetch(list(groups)))
             if snapshot is not None:
                 self._fetch(snapshot).save(folder)
-            if self._uploader is not None:
-                self._uploader.wait()  # what is on its way is not deleted under its hands
+            in_use = self._uploader.busy_with if self._uploader else None
             best_by = self._config.checkpoints.keep_best
             metric = None if best_by is None else metrics.get(best_by)
-            checkpoint = self.store.commit(state.step, metric=metric, info={"fingerprint": self._settings()})
+            info = {"fingerprint": self._settings()}
+            checkpoint = self.store.commit(state.step, metric=metric, info=info, in_use=in_use)
         except OSError as error:
             raise CheckpointError(
                 f"the checkpoint of step {state.step} could not be written: {error}; free some space, or set "
@@ -106,7 +106,7 @@ class Saver:
         """Wait for what is on its way; what went wrong with the copies, one line each."""
         if self._uploader is None:
             return []
-        self._uploader.wait()
+        self._uploader.finish()
         return [str(error) for error in self._uploader.errors]
 
     def _settings(self) -> Tree:

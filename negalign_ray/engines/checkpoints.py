@@ -61,8 +61,15 @@ class CheckpointStore:
         """The folder that `begin` made. Hidden: no one's pattern for finished checkpoints finds it."""
         return self.folder / f".{name_of(step)}.partial"
 
-    def commit(self, step: int, *, metric: float | None = None, info: Mapping[str, Any] | None = None) -> Checkpoint:
-        """Seal what was written into `begin(step)`, then delete what need not be kept."""
+    def commit(
+        self,
+        step: int,
+        *,
+        metric: float | None = None,
+        info: Mapping[str, Any] | None = None,
+        in_use: Path | None = None,
+    ) -> Checkpoint:
+        """Seal what was written into `begin(step)`, then delete what need not be kept, but for the one `in_use`."""
         partial, final = self.partial(step), self.folder / name_of(step)
         if final.exists():  # a run that was resumed here and stopped again at once: nothing has changed since
             self._disk.remove(partial)
@@ -79,7 +86,7 @@ class CheckpointStore:
         self._disk.sync(self.folder)
         checkpoint = read_checkpoint(final)
         self._write_run_manifest(checkpoint)
-        self._prune()
+        self._prune(in_use)
         return checkpoint
 
     def checkpoints(self) -> list[Checkpoint]:
@@ -140,10 +147,10 @@ class CheckpointStore:
         }
         write_json(self._run_dir / MANIFEST, manifest, disk=self._disk)
 
-    def _prune(self) -> None:
+    def _prune(self, in_use: Path | None) -> None:
         kept = {checkpoint.path for checkpoint in kept_of(self.checkpoints(), self._config)}
         for path in self._named():
-            if path not in kept:
+            if path not in kept and path != in_use:
                 self._delete(path)
 
     def _delete(self, path: Path) -> None:

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -51,7 +52,7 @@ def open_remote(url: str) -> tuple[Remote, str]:
 
 
 class Uploader:
-    """Copies in a thread of its own, one checkpoint after the other.
+    """Copies in a thread of its own, one checkpoint at a time.
 
     What fails is logged and kept in `errors`; the local copy is never touched.
     """
@@ -60,26 +61,53 @@ class Uploader:
         self._remote, self._path, self._deadline_s = remote, path.rstrip("/"), deadline_s
         self.errors: list[UploadError] = []
         self._running: threading.Thread | None = None
+        self._source: Path | None = None  # what is being copied
         self._started_s = 0.0
+        self._waiting: tuple[Checkpoint, Sequence[Checkpoint]] | None = None  # the newest that came meanwhile
+
+    @property
+    def busy_with(self) -> Path | None:
+        """The checkpoint that is being copied, which must stay where it is; None once it is there or given up."""
+        if self._running is not None and (not self._running.is_alive() or self._seconds_left == 0.0):
+            self._join()
+        return self._source
 
     def upload(self, checkpoint: Checkpoint, *, keep: Sequence[Checkpoint]) -> None:
-        """Start copying; afterwards, copies of others than `keep` are deleted there. Waits for the one before first."""
-        self.wait()
-        self._started_s = time.monotonic()
+        """Start copying, and return; afterwards, copies of others than `keep` are deleted there.
+
+        While another one is being copied this one waits for `finish`, or until a newer one takes its place: a slow
+        place gets fewer copies, and never holds up a run.
+        """
+        if self.busy_with is not None:
+            log.info("%s is not copied yet: %s is still on its way", checkpoint.path.name, self._source)
+            self._waiting = checkpoint, keep
+            return
+        self._waiting, self._source, self._started_s = None, checkpoint.path, time.monotonic()
         kept = {each.path.name for each in (*keep, checkpoint)}
         self._running = threading.Thread(
             target=self._copy, args=(checkpoint, kept), daemon=True, name=f"upload {checkpoint.path.name}"
         )
         self._running.start()
 
-    def wait(self) -> None:
-        """Until nothing is on its way, at most until the deadline; a copy that misses it is given up and counted."""
+    def finish(self) -> None:
+        """Until the newest checkpoint is there or given up; each copy has its own deadline."""
+        self._join()
+        if self._waiting is not None:
+            checkpoint, keep = self._waiting
+            self.upload(checkpoint, keep=keep)
+            self._join()
+
+    @property
+    def _seconds_left(self) -> float:
+        return max(0.0, self._started_s + self._deadline_s - time.monotonic())
+
+    def _join(self) -> None:
         if self._running is None:
             return
-        self._running.join(max(0.0, self._started_s + self._deadline_s - time.monotonic()))
+        self._running.join(self._seconds_left)
         if self._running.is_alive():
             self._failed(f"{self._running.name} took longer than deadlines.upload_s={self._deadline_s:g} s")
-        self._running = None
+        self._running = self._source = None
 
     def _copy(self, checkpoint: Checkpoint, kept: set[str]) -> None:
         target = f"{self._path}/{checkpoint.path.name}"

@@ -221,7 +221,7 @@ async def train(rollout: Rollout, learner: Learner, *, first: int, last: int, tu
     if due == first > 0:
         await rollout.publish(due, learner.weights)  # a resumed learner begins with it
     for step in range(first, last):
-        batch = await rollout.pull(step, timeout_s=5)
+        batch = await rollout.pull(step, timeout_s=60)
         learner.train([handle.ref for handle in batch.handles])
         if rollout.schedule.publishes(step + 1):
             await rollout.publish(step + 1, learner.weights)
@@ -322,7 +322,7 @@ def test_the_samplers_get_the_version_that_is_due_and_no_order_is_sent_before():
             await asyncio.sleep(0)
         assert rollout._fleet.calls == 0, "the samplers still hold the initial model"
         await rollout.publish(3, saved.learner)
-        assert (await rollout.pull(3, timeout_s=5)).step == state.step == rollout.sampler_version == 3
+        assert (await rollout.pull(3, timeout_s=60)).step == state.step == rollout.sampler_version == 3
         await rollout.close()
 
     asyncio.run(run())
