@@ -15,7 +15,12 @@ from negalign_ray.settings.explain import shown
 
 Sections = dict[str, Sequence[str] | None]  # section -> names; None = all of the section
 # Settings that change no result of a run that took all its steps.
-WITHOUT_EFFECT: Sections = {"run": ("dir", "overwrite", "trackers"), "deadlines": None, "guards": None, "checkpoints": None}
+WITHOUT_EFFECT: Sections = {
+    "run": ("dir", "overwrite", "trackers"),
+    "deadlines": None,
+    "guards": None,
+    "checkpoints": None,
+}
 _PLACE = ("cpus", "gpus", "threads", "labels")
 # Settings that a resumed run may change: what is measured, and where and how fast work is done. Rounding may differ.
 HARMLESS_ON_RESUME: Sections = WITHOUT_EFFECT | {
