@@ -101,7 +101,7 @@ def _estimate_lines(report: Report) -> list[str]:
     assert found is not None
     how = "overlap" if found.depth > 1 else "take turns"
     lines = [
-        f"bottleneck: {found.bottleneck}",
+        f"bottleneck: the {found.bottleneck}",
         f"sides: sampling {found.sampling_side_s:.2f} s, training {found.learning_side_s:.2f} s a step; they {how}; "
         f"the cores of {found.busiest_node or 'the nodes'} are busy for {found.cores_s:.2f} s of it",
     ]
@@ -113,9 +113,7 @@ def _estimate_lines(report: Report) -> list[str]:
             f"busy{asynchronous}{cores} (now {config.samplers.num})"
         )
     elif found.balance_limit:
-        lines.append(
-            f"balance: no number of samplers makes sampling as fast as training; the limit is the {found.balance_limit}"
-        )
+        lines.append(f"balance: no number of samplers keeps the learners busy; the limit is the {found.balance_limit}")
     return lines
 
 
@@ -130,7 +128,7 @@ def _idle_table(found: Prediction) -> Table:
 
 def _prediction_lines(found: Prediction) -> list[str]:
     return [
-        f"over {found.num_steps} steps: {found.groups_per_s:.3g} groups/s, {found.sampled_tokens_per_s:.3g} new "
+        f"over {found.num_steps} steps: {found.groups_per_s:.3g} groups/s, {found.sampled_tokens_per_s:,.0f} new "
         f"tokens/s, samples {found.staleness_steps:.2g} step(s) old, at most {found.max_buffer_groups} groups in the "
         f"buffer, {found.dropped_stale} orders dropped as stale",
         f"the conductor's loop can do more than {found.loop_groups_per_s:.0f} groups/s: so many were simulated on one "

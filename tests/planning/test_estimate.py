@@ -1,20 +1,22 @@
 """The time of a step in closed form, by hand: see SETTINGS and COSTS in tests/planning/figures.py."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from negalign_ray.actors.cluster import placements
 from negalign_ray.actors.packing import Node, seat
+from negalign_ray.planning.costs import Line
 from negalign_ray.planning.estimate import Estimate, estimate
 from negalign_ray.planning.workload import Workload, end_probability
 from tests.planning.figures import COSTS, ROOMY, SETTINGS, make_plan_of
 
 
-def estimated(*overrides: str, nodes=ROOMY) -> Estimate:
+def estimated(*overrides: str, nodes=ROOMY, costs=COSTS) -> Estimate:
     plan = make_plan_of(*SETTINGS, *overrides)
-    work = Workload.of(plan, answer_frac=COSTS.answer_frac)
-    return estimate(plan, COSTS, work, seating=seat(placements(plan), nodes), nodes=nodes)
+    work = Workload.of(plan, answer_frac=costs.answer_frac)
+    return estimate(plan, costs, work, seating=seat(placements(plan), nodes), nodes=nodes)
 
 
 def test_a_strictly_on_policy_step_is_the_sum_of_its_stages():
@@ -38,12 +40,22 @@ def test_more_samplers_move_the_bottleneck_to_the_learners():
     assert (found.step_s, found.bottleneck) == (53, "learners")
 
 
+def test_waves_follow_one_another_through_the_stages():
+    found = estimated("samplers.num=4")
+    # sampled side by side for 20 s; 4 scores of 0.25 s and 4 prices of 2.6 s are made while others wait for theirs
+    assert found.stages_s["price"] == pytest.approx(10.4)
+    assert found.sampling_side_s == pytest.approx(2 + 20 + 0.25 + 2.6)
+
+
 def test_the_chain_of_stages_bounds_a_step_when_few_are_under_way():
-    found = estimated("samplers.num=4", "learners.num=4", "sampling.staleness=1")
-    # weights 2, sample 20, score 1, price 10.4, learn 13, gather 1: no role is busy for 47.4 / 2
-    assert found.step_s == pytest.approx(23.7)
-    assert found.bottleneck.startswith("the chain of all stages; raise sampling.staleness")
-    assert estimated("samplers.num=4", "learners.num=4", "sampling.staleness=2").step_s == 22, "the samplers"
+    slow_references = replace(COSTS, price_tokens=Line(0.0, 0.4))
+    found = estimated("samplers.num=2", "sampling.staleness=1", costs=slow_references)
+    # 2 waves: sample 40 s at once, score 0.5 s each, price 20.8 s each; learn and gather 53 s
+    assert found.step_s == pytest.approx((2 + 40 + 0.5 + 2 * 20.8 + 53) / 2)
+    assert found.bottleneck.startswith("chain of all stages; raise sampling.staleness")
+    assert (found.balanced_samplers, found.balance_limit) == (None, found.bottleneck)
+    found = estimated("samplers.num=2", "sampling.staleness=2", costs=slow_references)
+    assert (found.step_s, found.bottleneck) == (53, "learners")
 
 
 def test_a_buffer_without_room_for_a_second_interval_step_keeps_the_roles_waiting():
@@ -60,10 +72,11 @@ def test_an_interval_passes_the_chain_once_and_is_paced_by_the_busiest_role():
     assert found.step_s == pytest.approx(sampler_s + (146.4 - sampler_s) / 20)
 
 
-def test_four_samplers_balance_this_learner():
-    # 2 samplers: 106.4 / 2 s against 53 s; 3 still mean two orders for one of them; 4 mean one each
-    assert estimated().balanced_samplers == 4
-    assert estimated("sampling.staleness=1").balanced_samplers == 4
+def test_two_samplers_balance_this_learner():
+    # 1 sampler is busy for 82 s, the learner for 53; 2 for 42 s, and half of the chain is 50.35 s
+    assert estimated().balanced_samplers == 2
+    assert estimated("sampling.staleness=1").balanced_samplers == 2
+    assert estimated("sampling.staleness=1", "samplers.num=2").step_s == 53
 
 
 def test_where_one_order_each_takes_longer_than_training_no_number_of_samplers_helps():
@@ -82,7 +95,7 @@ def test_too_few_cores_bound_a_step_that_would_overlap():
     found = estimated("sampling.staleness=1", *threads, nodes=(Node("small", 2.0),))
     # 82 s of sampler, 10.4 of reference and 53 of learner on both cores, 1 s of scorer on one
     assert found.cores_s == pytest.approx(82 + 10.4 + 53 + 0.5)
-    assert (found.step_s, found.bottleneck) == (found.cores_s, "the cores of small")
+    assert (found.step_s, found.bottleneck) == (found.cores_s, "cores of small")
 
 
 def test_a_method_without_samples_only_prices_and_learns():

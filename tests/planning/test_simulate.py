@@ -48,6 +48,14 @@ def test_enough_samplers_keep_the_learner_busy():
     assert found.idle_frac["learner"] == pytest.approx(0, abs=1e-6)
 
 
+def test_the_chain_bounds_two_steps_under_way_as_in_closed_form():
+    found = simulated(
+        *("sampling.staleness=1", "samplers.num=2"), costs=replace(COSTS, price_tokens=Line(0.0, 0.4)), num_steps=20
+    )
+    assert found.step_s == pytest.approx((2 + 40 + 0.5 + 2 * 20.8 + 53) / 2, rel=0.01)
+    assert simulated("sampling.staleness=1", "samplers.num=2").step_s == pytest.approx(53)
+
+
 def test_on_one_core_nothing_is_gained_by_overlap():
     costs = replace(COSTS, weights_s=0.0, gather_s=0.0)
     one_core: Any = {"nodes": (Node("small", 1.0),), "costs": costs}
