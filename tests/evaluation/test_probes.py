@@ -104,6 +104,11 @@ def test_followed_held_out_answers_are_of_one_kind_each_and_spread_over_behaviou
         assert all(response.role is role for group in followed[kind] for response in group.responses)
 
 
+def test_followed_answers_are_the_same_in_whatever_order_a_method_finds_the_held_out_prompts():
+    forwards = followed_groups(HELDOUT, BENIGN, num=3, asked=(), seed=0)
+    assert followed_groups(HELDOUT[::-1], BENIGN, num=3, asked=(), seed=0) == forwards
+
+
 def test_own_answers_become_samples_to_be_priced_and_empty_ones_are_left_out():
     prompts = HELDOUT[:3]
     said = [
