@@ -99,8 +99,8 @@ def build_probes(
     both = {prompt.text for prompt in harmful} & {prompt.text for prompt in benign_prompts}
     if both:
         raise DataError(
-            f"{len(both)} prompts stand in the held-out rows and in the benign rows (data.benign_path): "
-            f"{sorted(both)[0]!r}. Take them out of one."
+            f"{len(both)} prompts stand in the held-out rows and in the benign rows (data.benign_path), as that of row "
+            f"{min(prompt.prompt_id for prompt in harmful if prompt.text in both)}. Take them out of one."
         )
     return Probes(
         harmful_prompts=harmful,
