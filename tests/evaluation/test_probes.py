@@ -65,7 +65,7 @@ def test_without_held_out_prompts_there_is_nothing_to_evaluate_with():
 
 
 def test_a_prompt_that_is_held_out_and_benign_is_refused():
-    with pytest.raises(DataError, match=r"1 prompts stand in the held-out rows and in the benign rows.*as that of row 7\."):
+    with pytest.raises(DataError, match=r"1 prompts stand in the held-out rows.*as that of row 7\."):
         probes_of([make_prompt(7, text="prompt 100")])
 
 
