@@ -47,7 +47,7 @@ def make_trainer(plan: Plan, conductor: Any, *, resume_from: Path | None = None)
             num_workers=learners.num,
             use_gpu=uses_gpu,
             resources_per_worker=resources,
-            label_selector=dict(learners.labels) or None,
+            label_selector=dict(learners.labels) or None,  # type: ignore[call-arg]  # as below
         ),
         run_config=ray.train.RunConfig(
             name="ray_train",

@@ -94,7 +94,7 @@ def _make_trainer(plan: RewardPlan) -> TorchTrainer:
             num_workers=learners.num,
             use_gpu=uses_gpu,
             resources_per_worker=resources,
-            label_selector=dict(learners.labels) or None,
+            label_selector=dict(learners.labels) or None,  # type: ignore[call-arg]  # as below
         ),
         run_config=ray.train.RunConfig(
             name="ray_train",
