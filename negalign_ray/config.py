@@ -29,6 +29,8 @@ class RunConfig(Section):
     dir: Path = Path("runs")  # the run lives in <dir>/<name>
     seed: NonNegativeInt = 0  # of the split, the order of prompts, and sampling
     overwrite: bool = False  # False: a run directory that already holds results is refused
+    trackers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = ()  # beside metrics.jsonl and TensorBoard; offline,
+    # in the run directory (see trackers.py)
 
 
 class ModelConfig(Section):

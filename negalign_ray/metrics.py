@@ -5,20 +5,22 @@ Keys are `role/name_unit`; nats are natural-log units. To add a metric, add one 
 """
 
 import json
+import logging
 import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Protocol
 
 from negalign_ray.errors import DataError, NegalignError
 
 if TYPE_CHECKING:
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+log = logging.getLogger(__name__)
 Row = dict[str, float | int | None]
 FILE_NAME = "metrics.jsonl"
 NONFINITE = "conductor/nonfinite_values"
@@ -409,9 +411,10 @@ def catalogue_markdown() -> str:
         "# Metrics",
         "",
         "Written to `runs/<name>/metrics.jsonl`, one JSON object per step, and as TensorBoard events beside it",
-        "(`tensorboard --logdir runs`). Every row also holds `step` (optimizer steps done) and `time_s` (seconds since",
-        "the run began). A value that was NaN or infinite stands as `null`. `{head}` is the name of a reward head,",
-        "`{behaviour}` what the data calls a kind of harm.",
+        "(`tensorboard --logdir runs`); with `run.trackers` also for Weights & Biases, MLflow or trackio, offline in",
+        "the run directory (`trackers.py`). Every row also holds `step` (optimizer steps done) and `time_s` (seconds",
+        "since the run began). A value that was NaN or infinite stands as `null`. `{head}` is the name of a reward",
+        "head, `{behaviour}` what the data calls a kind of harm.",
         "This page is generated from the catalogue in `negalign_ray/metrics.py` by `make docs`.",
     ]
     role = None
@@ -422,21 +425,55 @@ def catalogue_markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
+class Sink(Protocol):
+    """Where rows go beside metrics.jsonl: TensorBoard, and the trackers of trackers.py."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """`values` are finite, by metric key."""
+
+    def close(self) -> None:
+        """Everything written is kept; no row comes after it."""
+
+
+class TensorBoardSink:
+    """<run>/tensorboard; `tensorboard --logdir runs` shows it."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._folder = run_dir / "tensorboard"
+        self._events: EventFileWriter | None = None
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        # Imported at the first row: it takes half a second, which `--help` and tests of other things need not pay.
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        if self._events is None:
+            self._events = EventFileWriter(str(self._folder), flush_secs=10)
+        scalars = [Summary.Value(tag=key, simple_value=value) for key, value in values.items()]
+        self._events.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+
 class MetricsWriter:
-    """Appends rows to <run_dir>/metrics.jsonl, each complete on disk when `write` returns, and TensorBoard events.
+    """Appends rows to <run_dir>/metrics.jsonl, each complete on disk when `write` returns, and hands them to the sinks:
+    TensorBoard, and those of `sinks`. A sink that fails is given up with a warning; it never ends the run.
 
     Opening an existing file goes on where it ended: a line torn by a kill is cut off, and `time_s` continues.
     """
 
-    def __init__(self, run_dir: Path, *, tensorboard: bool = True):
+    def __init__(self, run_dir: Path, *, tensorboard: bool = True, sinks: Sequence[Sink] = ()):
         run_dir.mkdir(parents=True, exist_ok=True)
         self.path = run_dir / FILE_NAME
         self.num_nonfinite = 0
         earlier_s = _repair_tail(self.path)
         self._start = time.monotonic() - earlier_s
         self._file: IO[str] = self.path.open("a", encoding="utf-8", buffering=1)
-        self._tensorboard_dir = run_dir / "tensorboard" if tensorboard else None
-        self._events: EventFileWriter | None = None
+        self._sinks: list[Sink] = [*([TensorBoardSink(run_dir)] if tensorboard else []), *sinks]
 
     def write(self, step: int, values: Mapping[str, float | int | None]) -> Row:
         """Write one row and return it. None means "not measured in this step". Raises UnknownMetricError."""
@@ -450,28 +487,22 @@ class MetricsWriter:
         if self.num_nonfinite:
             row[NONFINITE] = self.num_nonfinite
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        if self._tensorboard_dir is not None:
-            self._write_events(step, row)
+        measured = {key: float(value) for key, value in row.items() if "/" in key and value is not None}
+        self._tell_sinks(lambda sink: sink.write(step, measured))
         return row
-
-    def _write_events(self, step: int, row: Row) -> None:
-        # Imported at the first row: it takes half a second, which `--help` and tests of other things need not pay.
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        if self._events is None:
-            self._events = EventFileWriter(str(self._tensorboard_dir), flush_secs=10)
-        scalars = [
-            Summary.Value(tag=key, simple_value=value) for key, value in row.items() if "/" in key and value is not None
-        ]
-        self._events.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
 
     def close(self) -> None:
         self._file.close()
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        self._tell_sinks(lambda sink: sink.close())
+        self._sinks = []
+
+    def _tell_sinks(self, tell: Callable[[Sink], None]) -> None:
+        for sink in list(self._sinks):
+            try:
+                tell(sink)
+            except Exception as error:  # whatever the library raises: metrics.jsonl has the row
+                log.warning("%s is given up: %s: %s", type(sink).__name__, type(error).__name__, error)
+                self._sinks.remove(sink)
 
     def __enter__(self) -> "MetricsWriter":
         return self

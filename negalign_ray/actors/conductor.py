@@ -20,6 +20,7 @@ from negalign_ray.loops.roles import Batch, StepReport
 from negalign_ray.loops.rollout import Rollout
 from negalign_ray.metrics import MetricsWriter
 from negalign_ray.records import Generation, Prompt, SampleRequest, SamplingSpec, TokenIds
+from negalign_ray.trackers import open_trackers
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Conductor:
         open_log(config.run_dir, "conductor-0")
         self._plan, self._config = plan, config
         self._fleet = RayFleet(plan)
-        self._metrics = MetricsWriter(config.run_dir)
+        self._metrics = MetricsWriter(config.run_dir, sinks=open_trackers(config))
         chat = plan.chat()
 
         contexts: dict[tuple[int, str | None], TokenIds] = {}

@@ -14,6 +14,7 @@ from negalign_ray.data.instructions import Instruction
 from negalign_ray.errors import ConfigError
 from negalign_ray.models.dtype import ComputeDtype, require_exact_accumulation
 from negalign_ray.records import Polarity, Prompt
+from negalign_ray.trackers import require_installed
 
 if TYPE_CHECKING:
     from negalign_ray.actors.plan import Plan
@@ -33,6 +34,7 @@ def check_settings(config: Config, *, learner_dtype: ComputeDtype) -> None:
             "process, on one device; set it to 1 and raise samplers.num to use more devices."
         )
     require_exact_accumulation(learners.zero_stage, learner_dtype)
+    require_installed(config.run.trackers)
 
 
 def check_plan(plan: "Plan") -> None:

@@ -28,6 +28,7 @@ from negalign_ray.config import Config
 from negalign_ray.errors import ConfigError, NegalignError, RoleError
 from negalign_ray.evaluation.table import summary_markdown
 from negalign_ray.settings import dump_config
+from negalign_ray.trackers import TRACKERS
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ def create_run_dir(config: Config) -> None:
 
 RESULTS = (
     "metrics.jsonl", "summary.json", "summary.md", SIDES_FILE, "samples", "logs", "model", "ray_train", "tensorboard",
+    *TRACKERS,
 )  # fmt: skip
 
 

@@ -99,8 +99,8 @@ def build_probes(
     both = {prompt.text for prompt in harmful} & {prompt.text for prompt in benign_prompts}
     if both:
         raise DataError(
-            f"{len(both)} prompts stand in the held-out rows and in the benign rows (data.benign_path): "
-            f"{sorted(both)[0]!r}. Take them out of one."
+            f"{len(both)} prompts stand in the held-out rows and in the benign rows (data.benign_path), as that of row "
+            f"{min(prompt.prompt_id for prompt in harmful if prompt.text in both)}. Take them out of one."
         )
     return Probes(
         harmful_prompts=harmful,
@@ -117,6 +117,7 @@ def followed_groups(
 ) -> dict[str, tuple[Group, ...]]:
     """Human answers to follow while the run goes on, at most `num` prompts of each kind; kinds without any are absent.
 
+    The choice goes by prompt ids, not by the order of `heldout`, which depends on what a method needs.
     Of the benign prompts, those `asked` by the evaluation come last: what ends a run by a guard is then not what it
     reports.
     """
@@ -132,7 +133,7 @@ def followed_groups(
 
 
 def _spread_with(prompts: Iterable[Prompt], role: Role, limit: int, seed: int) -> tuple[Prompt, ...]:
-    having = (prompt for prompt in prompts if _with_role(prompt, role))
+    having = sorted((p for p in prompts if _with_role(p, role)), key=lambda prompt: prompt.prompt_id)
     return spread_over_behaviours(having, limit=limit, seed=seed)
 
 

@@ -14,7 +14,7 @@ from negalign_ray.settings.comparison import differences
 from negalign_ray.settings.explain import shown
 
 # Settings that change no result of a run that took all its steps; None = all of the section.
-WITHOUT_EFFECT = {"run": ("dir", "overwrite"), "deadlines": None, "guards": None}
+WITHOUT_EFFECT = {"run": ("dir", "overwrite", "trackers"), "deadlines": None, "guards": None}
 # Endings of the names of settings that name a file or a folder.
 NAMES_A_FILE = ("path", "target", "rpos", "rneg", "backbone", "instructions", "chat_template")
 

@@ -65,8 +65,8 @@ def test_without_held_out_prompts_there_is_nothing_to_evaluate_with():
 
 
 def test_a_prompt_that_is_held_out_and_benign_is_refused():
-    with pytest.raises(DataError, match=r"1 prompts stand in the held-out rows and in the benign rows.*'prompt 100'"):
-        probes_of([make_prompt(0, text="prompt 100")])
+    with pytest.raises(DataError, match=r"1 prompts stand in the held-out rows and in the benign rows.*as that of row 7\."):
+        probes_of([make_prompt(7, text="prompt 100")])
 
 
 def test_data_of_good_answers_only_asks_any_held_out_prompts_and_has_no_negatives():
@@ -102,6 +102,11 @@ def test_followed_held_out_answers_are_of_one_kind_each_and_spread_over_behaviou
     for kind, role in (("heldout_negative", Role.NEGATIVE), ("heldout_positive", Role.POSITIVE)):
         assert len(followed[kind]) == 2
         assert all(response.role is role for group in followed[kind] for response in group.responses)
+
+
+def test_followed_answers_are_the_same_in_whatever_order_a_method_finds_the_held_out_prompts():
+    forwards = followed_groups(HELDOUT, BENIGN, num=3, asked=(), seed=0)
+    assert followed_groups(HELDOUT[::-1], BENIGN, num=3, asked=(), seed=0) == forwards
 
 
 def test_own_answers_become_samples_to_be_priced_and_empty_ones_are_left_out():

@@ -86,4 +86,4 @@ def test_a_card_keeps_the_opening_of_a_sample_and_of_no_human_answer():
     card = Group(0, PROMPT, (HUMAN, sample(7, 8, 9, 10), sample(5, carried=True))).card()
     assert [response.opening for response in card.responses] == [(), (7, 8, 9), (5,)]
     assert card.sample_openings == ((7, 8, 9),)
-    assert GroupCard(0, 0, 1, (ResponseCard(Role.NEGATIVE, 1),)).sample_openings == ()
+    assert GroupCard(0, 0, 1, (ResponseCard(Role.NEGATIVE, 1),), prompt_id=0).sample_openings == ()
