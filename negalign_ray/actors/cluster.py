@@ -173,9 +173,9 @@ def free_nodes() -> list[Node]:
     """Every live node with what nobody has reserved. How free GPUs are cut up is unknown."""
     from ray._private.state import available_resources_per_node  # the one source; Ray's own libraries read it here
 
-    free = available_resources_per_node()
+    free = available_resources_per_node()  # a node that has only just come up may not have reported yet: all is free
     return [
-        node_of(node["NodeManagerAddress"], free.get(node["NodeID"], {}), node.get("Labels") or {})
+        node_of(node["NodeManagerAddress"], free.get(node["NodeID"], node["Resources"]), node.get("Labels") or {})
         for node in ray.nodes()
         if node["Alive"]
     ]
