@@ -17,6 +17,7 @@ OBJECT_STORE_BYTES = 4 * 1024**3  # of a cluster started for one run; weights of
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"  # as Ray and Kubernetes spell labels
 LabelName = Annotated[str, Field(pattern=rf"^([a-z0-9.-]+/)?{_LABEL}$")]
 LabelValue = Annotated[str, Field(pattern=rf"^{_LABEL}$")]
+RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 LATENT_DISTANCE = "latent_distance"  # what the guide writes beside the scores of the heads
 
 
@@ -25,7 +26,7 @@ class Section(BaseModel):
 
 
 class RunConfig(Section):
-    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # the folder name
+    name: str = Field(default="run", pattern=f"^{RUN_NAME}$")  # the folder name
     dir: Path = Path("runs")  # the run lives in <dir>/<name>
     seed: NonNegativeInt = 0  # of the split, the order of prompts, and sampling
     overwrite: bool = False  # False: a run directory that already holds results is refused

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from negalign_ray.actors.guide import Guide
+from negalign_ray.actors.locate import namespace_of
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.processes import actor_options, start_actor, wait_until_ready, within
 from negalign_ray.actors.reference import Reference
@@ -58,7 +59,9 @@ class RayFleet:
     def __init__(self, plan: Plan) -> None:
         config = plan.config
         self._config, self._deadlines = config, config.deadlines
-        self._samplers = Pool("sampler", lambda rank: make_sampler(plan, rank), config.samplers.num)
+        self._samplers = Pool(
+            "sampler", partial(make_sampler, plan, namespace=namespace_of(config.run.name)), config.samplers.num
+        )
         self._scorers = Pool(
             "scorer", lambda rank: _make_scorer(plan, rank), config.scorers.num if config.scorers.heads else 0
         )
@@ -254,9 +257,9 @@ def _as_result(head: tuple, refs: Sequence[Any]) -> StageResult:
     return StageResult(handles, busy_s, num_tokens, **(more[0] if more else {}))
 
 
-def make_sampler(plan: Plan, rank: int) -> ActorHandle:
+def make_sampler(plan: Plan, rank: int, *, namespace: str | None = None) -> ActorHandle:
     config = plan.config
-    options = actor_options(config.samplers, name=f"{config.run.name}/sampler-{rank}")
+    options = actor_options(config.samplers, name=f"{config.run.name}/sampler-{rank}", namespace=namespace)
     return start_actor(
         Sampler,
         options,
@@ -272,13 +275,15 @@ def make_sampler(plan: Plan, rank: int) -> ActorHandle:
 
 def _make_scorer(plan: Plan, rank: int) -> ActorHandle:
     config = plan.config
-    options = actor_options(config.scorers, name=f"{config.run.name}/scorer-{rank}", max_concurrency=64)
+    name, namespace = f"{config.run.name}/scorer-{rank}", namespace_of(config.run.name)
+    options = actor_options(config.scorers, name=name, namespace=namespace, max_concurrency=64)
     return start_actor(Scorer, options, config, heads=config.scorers.heads, rank=rank)
 
 
 def _make_reference(plan: Plan, names: tuple[str, ...], rank: int) -> ActorHandle:
     config = plan.config
-    options = actor_options(config.references, name=f"{config.run.name}/reference-{names[0]}-{rank}")
+    name, namespace = f"{config.run.name}/reference-{names[0]}-{rank}", namespace_of(config.run.name)
+    options = actor_options(config.references, name=name, namespace=namespace)
     path = plan.reference_pools[names]
     return start_actor(
         Reference, options, config, names=names, rank=rank, model_path=str(path), dtype=plan.sampler_dtype
@@ -287,5 +292,6 @@ def _make_reference(plan: Plan, names: tuple[str, ...], rank: int) -> ActorHandl
 
 def _make_guide(plan: Plan, rank: int) -> ActorHandle:
     config = plan.config
-    options = actor_options(config.guide, name=f"{config.run.name}/guide-{rank}")
+    name, namespace = f"{config.run.name}/guide-{rank}", namespace_of(config.run.name)
+    options = actor_options(config.guide, name=name, namespace=namespace)
     return start_actor(Guide, options, config, rank=rank, model_path=str(plan.model_path))

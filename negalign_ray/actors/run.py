@@ -18,12 +18,14 @@ import ray
 from rich.console import RenderableType
 
 from negalign_ray.actors.cluster import cluster
-from negalign_ray.actors.conductor import Conductor, Status
+from negalign_ray.actors.conductor import Status
 from negalign_ray.actors.dry_run import describe
 from negalign_ray.actors.evaluator import SIDES_FILE, Evaluation
 from negalign_ray.actors.learner import make_trainer
+from negalign_ray.actors.locate import namespace_of, require_idle
 from negalign_ray.actors.plan import Plan, make_plan
-from negalign_ray.actors.processes import Background, start_actor, typed, wait_until_ready
+from negalign_ray.actors.presence import announced, await_end, start_conductor
+from negalign_ray.actors.processes import Background, typed, wait_until_ready
 from negalign_ray.actors.resume import Resumption, rewind
 from negalign_ray.config import Config
 from negalign_ray.engines.checkpoints import FOLDER as CHECKPOINTS
@@ -58,6 +60,7 @@ def train(config: Config, *, on_status: OnStatus = ignore_status, base_cache: Pa
 def resume(resumption: Resumption, *, on_status: OnStatus = ignore_status) -> dict[str, Any]:
     """Go on from a checkpoint of a run that was stopped or cut short, which `find_checkpoint` has found."""
     on_status("checking", None)
+    require_idle(resumption.config.run_dir)
     plan = make_plan(resumption.config)
     rewind(resumption)
     return _carry_out(plan, on_status, resume_from=resumption.checkpoint.path)
@@ -67,7 +70,7 @@ def _carry_out(
     plan: Plan, on_status: OnStatus, *, base_cache: Path | None = None, resume_from: Path | None = None
 ) -> dict[str, Any]:
     started_s = time.perf_counter()
-    with cluster(plan):
+    with cluster(plan), announced(plan.config.run_dir):
         summary = _Run(plan, on_status, base_cache, resume_from).execute()
     summary["wall_s"] = time.perf_counter() - started_s
     write_summary(plan.config.run_dir, summary)
@@ -84,6 +87,7 @@ def dry_run(config: Config) -> RenderableType:
 
 def create_run_dir(config: Config) -> None:
     run_dir = config.run_dir
+    require_idle(run_dir)
     if (run_dir / "metrics.jsonl").exists():
         if not config.run.overwrite:
             raise ConfigError(
@@ -145,13 +149,17 @@ class _Run:
         base_cache = base_cache or plan.config.run_dir / BASE_FOLDER
         self._evaluation = None
         if plan.config.evaluation.enabled:
-            self._evaluation = Evaluation(plan, base_path=plan.model_path, cache_dir=base_cache)
+            self._evaluation = Evaluation(
+                plan,
+                base_path=plan.model_path,
+                cache_dir=base_cache,
+                namespace=namespace_of(plan.config.run.name),
+            )
         self._conductor: Any = None
 
     def execute(self) -> dict[str, Any]:
         self._on_status("starting", None)
-        options = {"name": f"{self._config.run.name}/conductor"}
-        self._conductor = start_actor(Conductor, options, self._plan, self._resume_from)
+        self._conductor = start_conductor(self._plan, self._resume_from)
         try:
             wait_until_ready({"conductor-0": self._conductor.ready.remote()}, deadline_s=self._config.deadlines.start_s)
             summary = self._evaluate_train_evaluate()
@@ -173,6 +181,7 @@ class _Run:
             return {}
         finally:
             ray.kill(self._conductor)
+            await_end(self._config.run.name)
 
     def _evaluate_train_evaluate(self) -> dict[str, Any]:
         fit = make_trainer(self._plan, self._conductor, resume_from=self._resume_from).fit
