@@ -44,7 +44,7 @@ class UploadError(CheckpointError):
 class ClusterError(NegalignError):
     """No cluster answers at an address, or it cannot be joined from this machine."""
 
-    exit_code = 8
+    exit_code = 9
 
 
 class TokenError(ClusterError):
