@@ -473,8 +473,8 @@ class MetricsWriter:
         run_dir.mkdir(parents=True, exist_ok=True)
         self.path = run_dir / FILE_NAME
         self.num_nonfinite = 0
-        earlier_s = _repair_tail(self.path)
-        self._start = time.monotonic() - earlier_s
+        self.earlier_s = _repair_tail(self.path)  # how long the run had been going on before
+        self._start = time.monotonic() - self.earlier_s
         self._file: IO[str] = self.path.open("a", encoding="utf-8", buffering=1)
         self._sinks: list[Sink] = [*([TensorBoardSink(run_dir)] if tensorboard else []), *sinks]
 

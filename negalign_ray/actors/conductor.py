@@ -16,7 +16,8 @@ from negalign_ray.actors.saving import Saver, read_rollout
 from negalign_ray.actors.wiring import make_orders, make_rollout
 from negalign_ray.engines.checkpoints import Checkpoint
 from negalign_ray.engines.weights import WeightBundle
-from negalign_ray.errors import NegalignError, StallError
+from negalign_ray.errors import NegalignError, RoleError, StallError
+from negalign_ray.events import Event, EventKind, EventLog
 from negalign_ray.loops.behaviours import samples_are_bad
 from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.guards import Firing, Guards
@@ -55,8 +56,9 @@ class Conductor:
         config = plan.config
         open_log(config.run_dir, "conductor-0")
         self._plan, self._config = plan, config
-        self._fleet = RayFleet(plan)
         self._metrics = MetricsWriter(config.run_dir, sinks=open_trackers(config))
+        self._events = EventLog(config.run_dir, earlier_s=self._metrics.earlier_s)
+        self._fleet = RayFleet(plan, record=self._record)
         chat = plan.chat()
 
         contexts: dict[tuple[int, str | None], TokenIds] = {}
@@ -88,7 +90,7 @@ class Conductor:
     async def ready(self) -> bool:
         """Waits for every role; the rollout loop itself waits for `start`."""
         await asyncio.to_thread(self._fleet.wait_until_ready)
-        self._rollout = make_rollout(self._plan, fleet=self._fleet, orders=self._orders)
+        self._rollout = make_rollout(self._plan, fleet=self._fleet, orders=self._orders, record=self._record)
         if self._resume_from is not None:
             await asyncio.to_thread(self._restore, self._resume_from)
         return True
@@ -99,6 +101,7 @@ class Conductor:
         self._step = state.step
         for row in read_metrics(self._config.run_dir):
             self._guards.observe(int(row["step"] or 0), row)  # they know again what they knew
+        self._record(Event(EventKind.RESUME, f"the run goes on from {checkpoint.name}"))
 
     async def start(self) -> None:
         self._started.set()
@@ -162,7 +165,8 @@ class Conductor:
                 state = replace(state, fleet=await self._loop.remembered())
                 groups = [handle.ref for handle in handles]
                 call = asyncio.to_thread(self._saver.save, state, groups, snapshot, metrics)
-                await asyncio.wait_for(call, deadline_s)
+                checkpoint = await asyncio.wait_for(call, deadline_s)
+            self._record(Event(EventKind.CHECKPOINT, f"{checkpoint.path.name} is sealed", step=state.step))
         except TimeoutError:
             reason = f"the checkpoint of step {state.step} took longer than deadlines.checkpoint_s={deadline_s:g} s"
             await self._loop.fail(StallError(f"{reason}; raise it, or checkpoints.every", role="conductor"))
@@ -188,6 +192,8 @@ class Conductor:
         async with self._save_lock:
             if self._back_to is None:
                 self._back_to = await asyncio.to_thread(self._saver.newest_before, firing.first_step)
+                if self._back_to is not None:
+                    self._record(Event(EventKind.ROLLBACK, f"back to {self._back_to.path.name}: {firing.reason}"))
             if self._back_to is None:
                 log.warning("no checkpoint is older than step %d; the model stays as it is", firing.first_step)
                 return None
@@ -195,6 +201,8 @@ class Conductor:
 
     def learner_failed(self, error: NegalignError) -> None:
         self._learner_error = self._learner_error or error
+        if isinstance(error, RoleError):
+            self._record(Event(EventKind.FAULT, error.reason, role=error.role, rank=error.rank))
 
     def _finish_step(self, reports: Sequence[StepReport]) -> list[Firing]:
         step = reports[0].step
@@ -206,8 +214,17 @@ class Conductor:
         firings = self._guards.observe(step + 1, row)
         for firing in firings:
             log.warning("%s: %s", firing.action, firing.reason)
+            self._record(Event(EventKind.GUARD, f"{firing.action}: {firing.reason}"))
         self._firings += firings
         return firings
+
+    def _record(self, event: Event) -> None:
+        """Where an event does not say the step and the samplers' version, they are those of now."""
+        step = self._step if event.step is None else event.step
+        version = event.weight_version
+        if version is None and self._rollout is not None:
+            version = self._rollout.sampler_version
+        self._events.record(replace(event, step=step, weight_version=version))
 
     # -- the driver --------------------------------------------------------------------------------------------
 

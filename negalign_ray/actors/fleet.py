@@ -22,6 +22,7 @@ from negalign_ray.actors.reference import Reference
 from negalign_ray.actors.sampler import Sampler
 from negalign_ray.actors.scorer import Scorer
 from negalign_ray.errors import NonFiniteError, RoleError, ScoreError
+from negalign_ray.events import Event, EventKind, Record, forget
 from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.fitting import control_warning
 from negalign_ray.loops.prices import price_by_prompt
@@ -56,8 +57,9 @@ class Pool:
 
 
 class RayFleet:
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, record: Record = forget) -> None:
         config = plan.config
+        self._record = record
         self._config, self._deadlines = config, config.deadlines
         self._samplers = Pool(
             "sampler", partial(make_sampler, plan, namespace=namespace_of(config.run.name)), config.samplers.num
@@ -160,20 +162,25 @@ class RayFleet:
                 raise
             except RoleError as error:
                 if pool.actors[rank] is actor:  # else another wave met the same failure first
-                    self._renew(pool, rank)
+                    self._renew(pool, rank, error)
                 if attempt:
                     raise
                 log.warning("%s; replaced, asking again", error)
         raise AssertionError("unreachable")
 
-    def _renew(self, pool: Pool, rank: int) -> None:
+    def _renew(self, pool: Pool, rank: int, error: RoleError) -> None:
         """A new actor in the place of a failed one; a reference that follows gets the snapshot before any other call.
 
         Should that load fail, the reference refuses to price (see Reference.price), and the run ends with its reason.
         """
-        pool.replace(rank)
+        self._replace(pool, rank, error)
         if pool.role == "reference" and self._snapshot is not None:
             pool.actors[rank].load_weights.remote(self._snapshot[0])
+
+    def _replace(self, pool: Pool, rank: int, error: RoleError) -> None:
+        self._record(Event(EventKind.FAULT, error.reason, role=pool.role, rank=rank))
+        pool.replace(rank)
+        self._record(Event(EventKind.REPLACE, "a new actor starts", role=pool.role, rank=rank))
 
     @property
     def _reference_version(self) -> int:
@@ -193,7 +200,7 @@ class RayFleet:
                 if attempt:
                     raise
                 log.warning("%s; replacing it", error)
-                pool.replace(rank)
+                self._replace(pool, rank, error)
                 await self._within("start_s", pool.actors[rank].ready.remote(), "reference", rank)
         raise AssertionError("unreachable")
 

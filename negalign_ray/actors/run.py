@@ -32,6 +32,7 @@ from negalign_ray.engines.checkpoints import FOLDER as CHECKPOINTS
 from negalign_ray.engines.checkpoints import MANIFEST, CheckpointStore
 from negalign_ray.errors import ConfigError, NegalignError, RoleError
 from negalign_ray.evaluation.table import summary_markdown
+from negalign_ray.events import FILE_NAME as EVENTS
 from negalign_ray.settings import dump_config
 from negalign_ray.trackers import TRACKERS
 
@@ -101,8 +102,8 @@ def create_run_dir(config: Config) -> None:
 
 BASE_FOLDER = "base"  # what the initial model said and thought: a resumed run need not ask it again
 RESULTS = (
-    "metrics.jsonl", "summary.json", "summary.md", SIDES_FILE, "samples", "logs", "model", "ray_train", "tensorboard",
-    CHECKPOINTS, MANIFEST, BASE_FOLDER,
+    "metrics.jsonl", EVENTS, "summary.json", "summary.md", SIDES_FILE, "samples", "logs", "model", "ray_train",
+    "tensorboard", CHECKPOINTS, MANIFEST, BASE_FOLDER,
     *TRACKERS,
 )  # fmt: skip
 
