@@ -487,6 +487,20 @@ class DeadlinesConfig(Section):
     guide_s: PositiveFloat = 1200.0  # the guide is fitted on one iteration and measures its distances
     checkpoint_s: PositiveFloat = 600.0  # a checkpoint is written
     upload_s: PositiveFloat = 1800.0  # a checkpoint is copied to checkpoints.url
+    stall_s: PositiveFloat = 3600.0  # nothing moves, no group, weights or step: the run ends, and logs/stall.log says
+    # what every role was doing
+
+    @model_validator(mode="after")
+    def _calls_may_take_their_time(self):
+        """The watchdog is the last resort: a call within its own deadline is no stall."""
+        calls = ("start_s", "sample_s", "score_s", "reference_s", "pull_s", "weights_s", "guide_s", "checkpoint_s")
+        longest = max(calls, key=lambda name: getattr(self, name))
+        if self.stall_s <= getattr(self, longest):
+            raise ValueError(
+                f"deadlines.stall_s={self.stall_s:g} must be longer than every single call may take, and deadlines."
+                f"{longest}={getattr(self, longest):g}; raise deadlines.stall_s or lower deadlines.{longest}."
+            )
+        return self
 
 
 def _require_gate_of_a_head(gate: RewardGate, heads: tuple[HeadConfig, ...]) -> None:

@@ -27,6 +27,7 @@ from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.fitting import control_warning
 from negalign_ray.loops.prices import price_by_prompt
 from negalign_ray.loops.roles import StageResult
+from negalign_ray.loops.watchdog import ActivityBook
 from negalign_ray.records import Generation, Group, Order, SampleRequest, SamplingSpec, WeightReceipt
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class RayFleet:
     def __init__(self, plan: Plan, *, record: Record = forget) -> None:
         config = plan.config
         self._record = record
+        self.book = ActivityBook()
         self._config, self._deadlines = config, config.deadlines
         self._samplers = Pool(
             "sampler", partial(make_sampler, plan, namespace=namespace_of(config.run.name)), config.samplers.num
@@ -166,6 +168,7 @@ class RayFleet:
                 if attempt:
                     raise
                 log.warning("%s; replaced, asking again", error)
+                await self._within("start_s", pool.actors[rank].ready.remote(), pool.role, rank)
         raise AssertionError("unreachable")
 
     def _renew(self, pool: Pool, rank: int, error: RoleError) -> None:
@@ -254,7 +257,8 @@ class RayFleet:
     async def _within(self, setting: str, call: Any, role: str, rank: int) -> Any:
         version = self._versions[rank] if role == "sampler" else None
         deadline_s = getattr(self._deadlines, setting)
-        return await within(call, deadline_s=deadline_s, setting=setting, role=role, rank=rank, version=version)
+        with self.book.call(role, rank, f"{setting.removesuffix('_s')} call", version=version):
+            return await within(call, deadline_s=deadline_s, setting=setting, role=role, rank=rank, version=version)
 
 
 def _as_result(head: tuple, refs: Sequence[Any]) -> StageResult:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from negalign_ray.actors.conductor import Conductor
 from negalign_ray.actors.locate import FILE_NAME, Meeting, namespace_of, write_meeting
@@ -36,12 +37,21 @@ def start_conductor(plan: Plan, resume_from: Path | None = None) -> Any:
 
 def await_end(name: str, *, patience_s: float = 10.0) -> None:
     """Until Ray has let go of the run's actors, which were killed: the next run may have the same name."""
-    deadline = time.monotonic() + patience_s
-    while any(actor["namespace"] == namespace_of(name) for actor in ray.util.list_named_actors(all_namespaces=True)):
-        if time.monotonic() > deadline:
-            log.warning("some actors of run %s have not ended within %g s of being killed", name, patience_s)
-            return
-        time.sleep(0.1)
+    deadline_s = time.monotonic() + patience_s
+    try:
+        while left := actors_of(name):
+            if time.monotonic() > deadline_s:
+                log.warning("%s have not ended within %g s of being killed", ", ".join(left), patience_s)
+                return
+            time.sleep(0.1)
+    except RayError as error:  # the cluster is gone, and the run's actors with it
+        log.warning("%s", error)
+
+
+def actors_of(name: str) -> list[str]:
+    """Names of a run's actors that are alive, all but those of Ray Train, which have none."""
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    return sorted(actor["name"] for actor in actors if actor["namespace"] == namespace_of(name))
 
 
 @contextmanager
