@@ -3,14 +3,16 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
 from negalign_ray.actors.cluster import refusal
-from negalign_ray.actors.conductor import Status
 from negalign_ray.actors.locate import ANY_LOCAL, Location, locate, namespace_of, run_of, why_silent
+from negalign_ray.actors.logs import LogSource
+from negalign_ray.actors.overview import Overview
 from negalign_ray.actors.processes import conductor_name, typed
 from negalign_ray.errors import ClusterError, NegalignError, NoSuchRunError, RunEndedError, StallError
 
@@ -31,8 +33,8 @@ class RunHandle:
         self.name, self.run_dir = location.name, location.run_dir
         self._location, self._conductor, self._deadline_s, self._get = location, conductor, deadline_s, get
 
-    def status(self) -> Status:
-        return self.call("status")
+    def status(self) -> Overview:
+        return self.call("overview")
 
     def stop(self) -> None:
         """As Ctrl-C: it ends after the step under way, with a checkpoint, the model and the table."""
@@ -41,6 +43,10 @@ class RunHandle:
     def scale(self, role: str, num: int, *, deadline_s: float | None = None) -> str:
         """Ask for `num` actors of `role`; what came of it, in words."""
         return self.call("scale", role, num, deadline_s=deadline_s)
+
+    @property
+    def logs(self) -> LogSource:
+        return _LogsOfRun(self)
 
     def call(self, method: str, *arguments: Any, deadline_s: float | None = None) -> Any:
         deadline_s = deadline_s or self._deadline_s
@@ -55,6 +61,19 @@ class RunHandle:
             raise ended(self._location) from None
         except RayError as error:
             raise typed(error, role="conductor", rank=0) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _LogsOfRun:
+    """Through the conductor, for a run directory that this process does not see."""
+
+    run: RunHandle
+
+    def sizes(self) -> dict[str, int]:
+        return self.run.call("log_sizes")
+
+    def read(self, name: str, offset: int) -> bytes:
+        return self.run.call("read_log", name, offset)
 
 
 @contextmanager

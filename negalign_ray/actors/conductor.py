@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import ray
 
 from negalign_ray.actors.fleet import RayFleet
+from negalign_ray.actors.logs import LogFolder
+from negalign_ray.actors.overview import PACE_STEPS, Overview, make_overview
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.processes import open_log, reason_of
 from negalign_ray.actors.roster import LearnerRoster
@@ -18,7 +21,7 @@ from negalign_ray.actors.wiring import make_orders, make_rollout
 from negalign_ray.engines.checkpoints import Checkpoint
 from negalign_ray.engines.weights import WeightBundle
 from negalign_ray.errors import NegalignError, StallError
-from negalign_ray.events import Event, EventKind, EventLog
+from negalign_ray.events import Event, EventKind, EventLog, read_events
 from negalign_ray.loops.behaviours import samples_are_bad
 from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.guards import Firing, Guards
@@ -27,7 +30,7 @@ from negalign_ray.loops.roles import Batch, StepReport
 from negalign_ray.loops.rollout import Rollout
 from negalign_ray.loops.state import RolloutState
 from negalign_ray.loops.watchdog import Activity, culprit
-from negalign_ray.metrics import MetricsWriter, read_metrics
+from negalign_ray.metrics import MetricsWriter, Row, read_metrics
 from negalign_ray.records import Generation, Prompt, SampleRequest, SamplingSpec, TokenIds
 from negalign_ray.trackers import open_trackers
 
@@ -51,6 +54,7 @@ class Status:
     rolled_back_to: int | None = None  # step of the checkpoint that model/ is, after a roll-back
     moves: int = 0  # grows with everything that happens to a role: the watchdog looks at it
     num_learners: int = 0  # ranks that have started
+    is_stopping: bool = False  # somebody has asked for the end: Ctrl-C, or `negalign-ray stop`
 
 
 @ray.remote(num_cpus=0, max_concurrency=256)  # type: ignore[call-overload]  # Ray's overloads lack it
@@ -78,6 +82,8 @@ class Conductor:
         self._reports: dict[int, list[StepReport]] = {}
         self._step = 0
         self._last_metrics: dict[str, float] = {}
+        self._phase, self._is_stopping = "starting", False
+        self._rows: deque[Row] = deque(maxlen=PACE_STEPS + 1)
         self._learners = LearnerRoster(self._fleet.book, record=self._record)
         self._guards = Guards(
             config.guards, heads=config.scorers.heads, unlearns_own_answers=samples_are_bad(plan.needs)
@@ -97,6 +103,8 @@ class Conductor:
         self._rollout = make_rollout(self._plan, fleet=self._fleet, orders=self._orders, record=self._record)
         if self._resume_from is not None:
             await asyncio.to_thread(self._restore, self._resume_from)
+        if self._is_stopping:
+            await self._loop.stop()
         return True
 
     def _restore(self, checkpoint: Path) -> None:
@@ -219,6 +227,7 @@ class Conductor:
         batch = Batch(step, self._loop.buffer.take(step))
         self._last_metrics = merge_reports(reports, batch, rollout=self._loop)
         row = self._metrics.write(step + 1, self._last_metrics)
+        self._rows.append(row)
         self._step = step + 1
         log.info("step %d loss %.4f", step + 1, self._last_metrics["learner/loss"])
         firings = self._guards.observe(step + 1, row)
@@ -258,7 +267,10 @@ class Conductor:
             ) from None
 
     async def stop(self) -> None:
-        await self._loop.stop()
+        """The run ends after the step under way; one that is still starting, before its first."""
+        self._is_stopping = True
+        if self._rollout is not None:
+            await self._rollout.stop()
 
     def status(self) -> Status:
         rollout = self._rollout
@@ -277,11 +289,35 @@ class Conductor:
             fit=rollout.fit if rollout else None,
             moves=self._fleet.book.moves,
             num_learners=len(self._learners),
+            is_stopping=self._is_stopping,
+        )
+
+    def enter(self, phase: str) -> None:
+        """What the driver does now, for `overview`."""
+        self._phase = phase
+
+    async def overview(self) -> Overview:
+        return make_overview(
+            self._config,
+            phase=self._phase,
+            is_stopping=self._is_stopping,
+            step=self._step,
+            rollout=self._rollout,
+            activities=self.activities(),
+            rows=tuple(self._rows),
+            events=await asyncio.to_thread(read_events, self._config.run_dir),
         )
 
     def activities(self) -> tuple[Activity, ...]:
         """What every role is doing, as far as the conductor knows."""
         return self._fleet.book.activities()
+
+    def log_sizes(self) -> dict[str, int]:
+        """For those who do not see the run directory (see logs.py)."""
+        return LogFolder(self._config.run_dir).sizes()
+
+    def read_log(self, name: str, offset: int) -> bytes:
+        return LogFolder(self._config.run_dir).read(name, offset)
 
     async def finish_uploads(self) -> list[str]:
         """Waits for copies of checkpoints that are on their way; what went wrong with them, one line each."""

@@ -165,6 +165,7 @@ class _Run:
                 namespace=namespace_of(plan.config.run.name),
             )
         self._conductor: Any = None
+        self._phase = "starting"
         self._trainer: Background | None = None
         self._events = EventLog(plan.config.run_dir, earlier_s=time_so_far(plan.config.run_dir))
 
@@ -181,6 +182,13 @@ class _Run:
             self._events.record(Event(EventKind.FAILED, reason))
             raise
         return summary | {"orders": self._close()}
+
+    def _tell(self, phase: str, status: Status | None) -> None:
+        """Whoever watches here, and through the conductor those who ask from elsewhere."""
+        if phase != self._phase:
+            self._phase = phase
+            self._conductor.enter.remote(phase)
+        self._on_status(phase, status)
 
     def _finish_uploads(self) -> list[str]:
         deadlines = self._config.deadlines
@@ -204,7 +212,7 @@ class _Run:
         self._trainer = Background(fit)  # starts up while `before` is measured
         before = None
         if self._evaluation:
-            self._on_status("evaluating before", None)
+            self._tell("evaluating before", None)
             before = self._evaluation.answer_base(self._generate)
         self._call("start")
         self._watch(self._trainer)
@@ -212,7 +220,7 @@ class _Run:
         model_path = self._config.run_dir / "model"
         summary: dict[str, Any] = {}
         if self._evaluation and before:
-            self._on_status("evaluating after", status)
+            self._tell("evaluating after", status)
             self._call("wait_for_version", status.final_version)
             after = self._evaluation.answer(self._generate)
             summary = self._evaluation.compare(
@@ -229,7 +237,7 @@ class _Run:
             try:
                 trainer.wait(0.5)
                 status = self._status()
-                self._on_status("stopping" if stopping else "training", status)
+                self._tell("stopping" if stopping or status.is_stopping else "training", status)
                 self._require_learners(status, waited_s=time.monotonic() - started_s)
                 still_s = watchdog.look(status.moves)
                 if still_s is not None:
@@ -240,7 +248,7 @@ class _Run:
                 stopping = True
                 self._call("stop")
         status = self._status()
-        self._on_status("training", status)
+        self._tell("training", status)
         if trainer.error is not None:
             raise learner_failure(trainer.error, status.fatal) from trainer.error
         if status.fatal is not None:

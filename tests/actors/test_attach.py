@@ -39,14 +39,15 @@ def get(reference, *, timeout: float):
 
 def test_calls_reach_the_conductor_with_a_deadline():
     run = RunHandle(HERE, FakeConductor(), deadline_s=7, get=get)
-    assert run.status() == ("status", (), 7)
+    assert run.status() == ("overview", (), 7)
+    assert run.logs.read("sampler-0", 12) == ("read_log", ("sampler-0", 12), 7)
     assert run.scale("sampler", 4) == ("scale", ("sampler", 4), 7)
     assert run.scale("sampler", 4, deadline_s=300) == ("scale", ("sampler", 4), 300)
 
 
 def test_no_answer_in_time_is_a_stall_that_names_the_run():
     run = RunHandle(HERE, FakeConductor(GetTimeoutError("late")), deadline_s=7, get=get)
-    with pytest.raises(StallError, match=r"conductor\[0\]: run d2o: no answer to 'status' within 7 s"):
+    with pytest.raises(StallError, match=r"conductor\[0\]: run d2o: no answer to 'overview' within 7 s"):
         run.status()
 
 
