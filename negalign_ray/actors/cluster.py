@@ -121,9 +121,12 @@ def init_settings(address: str | None) -> dict[str, Any]:
 
 
 def refusal(error: Exception, address: str) -> TokenError | None:
-    """What `ray.init` raised, where the cluster did not take the token of this process; never says the token."""
-    if "uthenticat" not in f"{error!r} {error.__cause__!r}":
-        return None
+    """What `ray.init` raised, where the cluster did not take the token of this process; else None."""
+    return token_error(address) if "uthenticat" in f"{error!r} {error.__cause__!r}" else None
+
+
+def token_error(address: str) -> TokenError:
+    """Says where a token was looked for, never the token."""
     if os.environ.get("RAY_AUTH_MODE") != "token":
         reason = f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE') or 'not set'}, so that none was sent"
     elif os.environ.get("RAY_AUTH_TOKEN"):

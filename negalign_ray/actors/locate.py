@@ -61,6 +61,16 @@ def require_idle(run_dir: Path) -> None:
         )
 
 
+def is_going_on(run_dir: Path) -> bool:
+    meeting = read_meeting(run_dir)
+    return meeting is not None and _goes_on(meeting)
+
+
+def is_http(address: str) -> bool:
+    """The address of a dashboard, not of the cluster itself."""
+    return address.startswith(("http://", "https://"))
+
+
 def _goes_on(meeting: Meeting) -> bool:
     if meeting.host == socket.gethostname():
         return _is_alive(meeting.pid)

@@ -17,6 +17,8 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from negalign_ray import __version__
+from negalign_ray.cli.runs import logs, scale, status, stop
+from negalign_ray.cli.submit import submit
 from negalign_ray.errors import ConfigError, NegalignError, PlacementError, Terminated
 
 if TYPE_CHECKING:
@@ -332,6 +334,10 @@ def doctor(json_file: Json = None) -> None:
     _write_json(json_file, findings)
     if any(finding["level"] == "problem" for finding in findings):
         raise typer.Exit(1)
+
+
+for _command in (submit, status, logs, stop, scale):
+    app.command()(_command)
 
 
 @data_app.command("check")
