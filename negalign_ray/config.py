@@ -18,6 +18,7 @@ _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"  # as Ray and Kubernet
 LabelName = Annotated[str, Field(pattern=rf"^([a-z0-9.-]+/)?{_LABEL}$")]
 LabelValue = Annotated[str, Field(pattern=rf"^{_LABEL}$")]
 RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 LATENT_DISTANCE = "latent_distance"  # what the guide writes beside the scores of the heads
 
 
@@ -254,6 +255,8 @@ class HeadConfig(Section):
     batch_size: PositiveInt = 32  # pairs per forward or request
     deadline_s: PositiveFloat = 30.0  # http: one attempt
     max_retries: NonNegativeInt = 3  # http only
+    token_env: EnvironmentName | None = None  # http only: the environment variable, where the scorers run, whose value
+    # is sent as a bearer token; never the key itself, because settings are written to files
     allow_pickle: bool = False  # sklearn: a joblib file is a pickle, and loading one runs the code inside it; say
     # true only for files you made or trust. A "linear" head (JSON and safetensors) never needs it.
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from negalign_ray.actors.jobs import PROGRAM, Jobs, jobs_of_run, refusals, submit_run
 from negalign_ray.actors.plan import make_plan
-from negalign_ray.config import Config
+from negalign_ray.config import Config, HeadConfig
 from negalign_ray.errors import ConfigError, RunExistsError
+from negalign_ray.rewards.http_head import check_url
 from negalign_ray.settings.bundle import CONFIG_FILE, Bundle, make_bundle
 
 
@@ -25,11 +26,29 @@ def check(config: Config, *, include: Sequence[Path] = (), limit_bytes: int) -> 
 
     The cluster checks everything once more before it starts anything.
     """
+    heads = (*config.scorers.heads, *config.evaluation.heads)
+    for head in heads:
+        if head.kind == "http":
+            check_url(head.target, head=head.name)
     bundle = make_bundle(config, include=include, limit_bytes=limit_bytes)
     elsewhere = {setting: path for setting, path in bundle.absolute.items() if not path.exists()}
     if not elsewhere:
-        make_plan(config)
+        make_plan(_without_keys(config))
     return Checked(bundle, elsewhere)
+
+
+def _without_keys(config: Config) -> Config:
+    """The keys of services are in the environment of the cluster, not in the one here."""
+
+    def stripped(heads: Sequence[HeadConfig]) -> tuple[HeadConfig, ...]:
+        return tuple(head.model_copy(update={"token_env": None}) for head in heads)
+
+    return config.model_copy(
+        update={
+            "scorers": config.scorers.model_copy(update={"heads": stripped(config.scorers.heads)}),
+            "evaluation": config.evaluation.model_copy(update={"heads": stripped(config.evaluation.heads)}),
+        }
+    )
 
 
 def submit(jobs: Jobs, bundle: Bundle, *, address: str) -> str:
