@@ -533,6 +533,13 @@ def read_metrics(path: Path) -> list[Row]:
     return [by_step[step] for step in sorted(by_step)]
 
 
+def time_so_far(path: Path) -> float:
+    """`time_s` of the last row of a metrics.jsonl or a run directory; 0.0 where there is none."""
+    path = path / FILE_NAME if path.is_dir() else path
+    rows = read_metrics(path) if path.is_file() else []
+    return max((float(row["time_s"] or 0.0) for row in rows), default=0.0)
+
+
 def _repair_tail(path: Path) -> float:
     """Cut off a torn last line and return the last row's time_s (0.0 for a new file)."""
     if not path.is_file():
@@ -541,5 +548,4 @@ def _repair_tail(path: Path) -> float:
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
         os.truncate(path, len(whole))
-    rows = read_metrics(path)
-    return max((float(row["time_s"] or 0.0) for row in rows), default=0.0)
+    return time_so_far(path)

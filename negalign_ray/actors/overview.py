@@ -1,0 +1,149 @@
+"""A run at one moment, as `negalign-ray status` tells it: who does what, how much waits where, how fast it goes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from negalign_ray.config import Config
+from negalign_ray.events import Event, EventKind
+from negalign_ray.loops.rollout import Rollout
+from negalign_ray.loops.watchdog import Activity
+from negalign_ray.metrics import Row
+
+PACE_STEPS = 10  # newest optimizer steps that rates are taken from
+NUM_ERRORS = 5
+ERRORS = (EventKind.FAULT, EventKind.GUARD, EventKind.STALL, EventKind.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class RoleState:
+    role: str
+    rank: int
+    doing: str
+    for_s: float | None  # None = since the start
+    weight_version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Queues:
+    """Groups. `capacity` is sampling.buffer_groups."""
+
+    under_way: int  # ordered and not yet ready to train on
+    ready: int
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Means over the last PACE_STEPS steps; None before the second step, and where nothing is sampled."""
+
+    groups_per_s: float | None = None
+    sampled_tokens_per_s: float | None = None
+    trained_tokens_per_s: float | None = None
+    eta_s: float | None = None  # to the last step, evaluation left out
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    run: str
+    run_dir: str
+    phase: str
+    step: int  # optimizer steps done = version of the learners' weights
+    num_steps: int
+    sampler_version: int
+    roles: tuple[RoleState, ...]
+    queues: Queues
+    pace: Pace
+    errors: tuple[str, ...]  # the newest last
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Overview":
+        return cls(
+            **{
+                **values,
+                "roles": tuple(RoleState(**each) for each in values["roles"]),
+                "queues": Queues(**values["queues"]),
+                "pace": Pace(**values["pace"]),
+                "errors": tuple(values["errors"]),
+            }
+        )
+
+
+def make_overview(
+    config: Config,
+    *,
+    phase: str,  # what the driver does
+    is_stopping: bool,
+    step: int,
+    rollout: Rollout | None,  # None = the roles are not ready yet
+    activities: Sequence[Activity],
+    rows: Sequence[Row],  # of metrics, newest last
+    events: Sequence[Event],
+) -> Overview:
+    """From what the conductor knows."""
+    num_ready, num_buffered = (rollout.buffer.num_ready, len(rollout.buffer)) if rollout else (0, 0)
+    learners = config.learners
+    return Overview(
+        run=config.run.name,
+        run_dir=str(config.run_dir),
+        phase="stopping" if is_stopping and phase == "training" else phase,
+        step=step,
+        num_steps=learners.steps,
+        sampler_version=rollout.sampler_version if rollout else 0,
+        roles=role_states(config, activities, is_ready=rollout is not None),
+        queues=Queues(num_buffered - num_ready, num_ready, config.sampling.buffer_groups),
+        pace=pace_of(rows, groups_per_step=learners.groups_per_step, steps_left=learners.steps - step),
+        errors=error_lines(events),
+    )
+
+
+def role_states(config: Config, activities: Sequence[Activity], *, is_ready: bool) -> tuple[RoleState, ...]:
+    """What each role does; one that nobody has called yet waits for its first call, or is still starting."""
+    known = {(each.role, each.rank): each for each in activities}
+    configured = [("sampler", config.samplers.num), ("learner", config.learners.num)]
+    if config.scorers.heads:
+        configured.append(("scorer", config.scorers.num))
+    expected = {(role, rank) for role, num in configured for rank in range(num)}
+    first = "idle" if is_ready else "starting"
+    return tuple(
+        RoleState(*key, each.doing, round(each.for_s, 1), each.weight_version)
+        if (each := known.get(key))
+        else RoleState(*key, first, None, None)
+        for key in sorted(known.keys() | expected)
+    )
+
+
+def pace_of(rows: Sequence[Row], *, groups_per_step: int, steps_left: int) -> Pace:
+    """From the newest metrics rows, oldest first. The first one only says when the others began."""
+    rows = rows[-PACE_STEPS - 1 :]
+    if len(rows) < 2:
+        return Pace()
+    seconds = _number(rows[-1], "time_s") - _number(rows[0], "time_s")
+    if seconds <= 0:
+        return Pace()
+    num_steps = len(rows) - 1
+    sampled = sum(_number(row, "sampler/tokens_per_s") * _number(row, "sampler/busy_s") for row in rows[1:])
+    trained = sum(_number(row, "learner/tokens") for row in rows[1:])
+    return Pace(
+        groups_per_s=num_steps * groups_per_step / seconds,
+        sampled_tokens_per_s=sampled / seconds if sampled else None,
+        trained_tokens_per_s=trained / seconds,
+        eta_s=seconds / num_steps * steps_left,
+    )
+
+
+def _number(row: Row, key: str) -> float:
+    return float(row.get(key) or 0.0)
+
+
+def error_lines(events: Sequence[Event]) -> tuple[str, ...]:
+    """ "2026-11-22T21:04:05.120+00:00 fault sampler[1]: the actor died ..." """
+    bad = [event for event in events if event.kind in ERRORS][-NUM_ERRORS:]
+    return tuple(f"{event.time} {event.kind}{_who(event)}: {' '.join(event.reason.split())[:300]}" for event in bad)
+
+
+def _who(event: Event) -> str:
+    return "" if event.role is None else f" {event.role}[{event.rank or 0}]"
