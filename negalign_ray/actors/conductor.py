@@ -11,8 +11,8 @@ from typing import Any
 import ray
 
 from negalign_ray.actors.fleet import RayFleet
-from negalign_ray.actors.logs import LogFolder
-from negalign_ray.actors.overview import PACE_STEPS, Overview, make_overview
+from negalign_ray.actors.logs import LogFolder, read_record
+from negalign_ray.actors.overview import Overview, make_overview
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.processes import open_log, reason_of
 from negalign_ray.actors.roster import LearnerRoster
@@ -26,6 +26,7 @@ from negalign_ray.loops.behaviours import samples_are_bad
 from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.guards import Firing, Guards
 from negalign_ray.loops.merge import merge_reports
+from negalign_ray.loops.pace import PACE_STEPS
 from negalign_ray.loops.roles import Batch, StepReport
 from negalign_ray.loops.rollout import Rollout
 from negalign_ray.loops.state import RolloutState
@@ -318,6 +319,9 @@ class Conductor:
 
     def read_log(self, name: str, offset: int) -> bytes:
         return LogFolder(self._config.run_dir).read(name, offset)
+
+    async def read_record(self, name: str, offset: int) -> bytes:
+        return await asyncio.to_thread(read_record, self._config.run_dir, name, offset)
 
     async def finish_uploads(self) -> list[str]:
         """Waits for copies of checkpoints that are on their way; what went wrong with them, one line each."""

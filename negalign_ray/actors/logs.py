@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Protocol
 
 from negalign_ray.errors import ConfigError
+from negalign_ray.events import FILE_NAME as EVENTS_FILE
+from negalign_ray.metrics import FILE_NAME as METRICS_FILE
 
+CONFIG_FILE = "config.yaml"
 FOLDER, SUFFIX = "logs", ".log"
+RECORDS = (CONFIG_FILE, METRICS_FILE, EVENTS_FILE)  # of the run directory: what `top` reads
 POLL_S = 0.5
 Line = tuple[str, str]  # name of the log ("sampler-0"), text
 
@@ -42,6 +46,18 @@ class LogFolder:
         with (self.run_dir / FOLDER / f"{name}{SUFFIX}").open("rb") as file:
             file.seek(offset)
             return file.read(self.chunk_bytes)
+
+
+def read_record(run_dir: Path, name: str, offset: int, *, chunk_bytes: int = 2**20) -> bytes:
+    """Some of what a file of RECORDS holds from there on; nothing at its end, or where it is not there yet."""
+    if name not in RECORDS:
+        raise ConfigError(f"{name!r} is no record of a run; they are {', '.join(RECORDS)}.")
+    try:
+        with (run_dir / name).open("rb") as file:
+            file.seek(offset)
+            return file.read(chunk_bytes)
+    except FileNotFoundError:
+        return b""
 
 
 def selected(names: Sequence[str], role: str | None, *, run: str) -> list[str]:

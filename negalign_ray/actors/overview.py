@@ -6,11 +6,11 @@ from typing import Any
 
 from negalign_ray.config import Config
 from negalign_ray.events import Event, EventKind
+from negalign_ray.loops.pace import Pace, pace_of
 from negalign_ray.loops.rollout import Rollout
 from negalign_ray.loops.watchdog import Activity
 from negalign_ray.metrics import Row
 
-PACE_STEPS = 10  # newest optimizer steps that rates are taken from
 NUM_ERRORS = 5
 ERRORS = (EventKind.FAULT, EventKind.GUARD, EventKind.STALL, EventKind.FAILED)
 
@@ -22,6 +22,7 @@ class RoleState:
     doing: str
     for_s: float | None  # None = since the start
     weight_version: int | None
+    busy_s: float = 0.0  # since the run began
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +32,6 @@ class Queues:
     under_way: int  # ordered and not yet ready to train on
     ready: int
     capacity: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """Means over the last PACE_STEPS steps; None before the second step, and where nothing is sampled."""
-
-    groups_per_s: float | None = None
-    sampled_tokens_per_s: float | None = None
-    trained_tokens_per_s: float | None = None
-    eta_s: float | None = None  # to the last step, evaluation left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,34 +100,11 @@ def role_states(config: Config, activities: Sequence[Activity], *, is_ready: boo
     expected = {(role, rank) for role, num in configured for rank in range(num)}
     first = "idle" if is_ready else "starting"
     return tuple(
-        RoleState(*key, each.doing, round(each.for_s, 1), each.weight_version)
+        RoleState(*key, each.doing, round(each.for_s, 1), each.weight_version, round(each.busy_s, 1))
         if (each := known.get(key))
         else RoleState(*key, first, None, None)
         for key in sorted(known.keys() | expected)
     )
-
-
-def pace_of(rows: Sequence[Row], *, groups_per_step: int, steps_left: int) -> Pace:
-    """From the newest metrics rows, oldest first. The first one only says when the others began."""
-    rows = rows[-PACE_STEPS - 1 :]
-    if len(rows) < 2:
-        return Pace()
-    seconds = _number(rows[-1], "time_s") - _number(rows[0], "time_s")
-    if seconds <= 0:
-        return Pace()
-    num_steps = len(rows) - 1
-    sampled = sum(_number(row, "sampler/tokens_per_s") * _number(row, "sampler/busy_s") for row in rows[1:])
-    trained = sum(_number(row, "learner/tokens") for row in rows[1:])
-    return Pace(
-        groups_per_s=num_steps * groups_per_step / seconds,
-        sampled_tokens_per_s=sampled / seconds if sampled else None,
-        trained_tokens_per_s=trained / seconds,
-        eta_s=seconds / num_steps * steps_left,
-    )
-
-
-def _number(row: Row, key: str) -> float:
-    return float(row.get(key) or 0.0)
 
 
 def error_lines(events: Sequence[Event]) -> tuple[str, ...]:

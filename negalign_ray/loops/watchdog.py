@@ -7,6 +7,7 @@ The book is kept by whoever calls the roles, so that it needs no answer from one
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ class Activity:
     for_s: float
     works: bool  # others may be waiting for it; False: it is idle, or waits itself
     weight_version: int | None = None
+    busy_s: float = 0.0  # how long it has worked since the run began, calls that overlap counted once
 
     @property
     def who(self) -> str:
@@ -50,12 +52,15 @@ class ActivityBook:
         self._now_s, self._numbers = now_s, itertools.count()
         self._states: dict[RoleKey, _Entry] = {}
         self._calls: dict[RoleKey, dict[int, _Entry]] = {}  # under way, by number: a scorer has several at once
+        self._busy_s: Counter[RoleKey] = Counter()  # of work that is over
+        self._works_since_s: dict[RoleKey, float] = {}
 
     @contextmanager
     def call(self, role: str, rank: int, doing: str, *, version: int | None = None) -> Iterator[None]:
         """Around a call to a role, which is idle when none is under way."""
         calls, number = self._calls.setdefault((role, rank), {}), next(self._numbers)
         calls[number] = _Entry(doing, self._now_s(), True, version)
+        self._works_since_s.setdefault((role, rank), self._now_s())
         try:
             yield
         finally:
@@ -73,13 +78,25 @@ class ActivityBook:
         }
         now_s = self._now_s()
         return tuple(
-            Activity(*key, entry.doing, now_s - entry.since_s, entry.works, entry.version)
+            Activity(
+                *key,
+                entry.doing,
+                now_s - entry.since_s,
+                entry.works,
+                entry.version,
+                busy_s=self._busy_s[key] + now_s - self._works_since_s.get(key, now_s),
+            )
             for key, entry in sorted(entries.items())
         )
 
     def _enter(self, role: str, rank: int, entry: _Entry) -> None:
-        self._states[role, rank] = entry
+        key = role, rank
+        self._states[key] = entry
         self.moves += 1
+        if key in self._works_since_s and not self._calls.get(key):
+            self._busy_s[key] += self._now_s() - self._works_since_s.pop(key)
+        if entry.works:
+            self._works_since_s.setdefault(key, self._now_s())
 
 
 class Watchdog:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from negalign_ray.actors.logs import LogFolder, LogReader
+from negalign_ray.actors.logs import LogFolder, LogReader, read_record
 from negalign_ray.errors import ConfigError
 
 
@@ -74,3 +74,17 @@ def test_a_long_log_comes_in_pieces(run_dir):
     assert len(folder.read("learner-0", 0)) == 10
     lines = LogReader(folder, run="d2o", role="learner").tail(0)
     assert [text for _, text in lines] == [f"learner-0 line {n}" for n in range(3)]
+
+
+def test_records_of_a_run_are_read_from_any_place_and_are_empty_until_they_are_there(run_dir):
+    (run_dir / "metrics.jsonl").write_text("0123456789")
+    assert read_record(run_dir, "metrics.jsonl", 4) == b"456789"
+    assert read_record(run_dir, "metrics.jsonl", 4, chunk_bytes=2) == b"45"
+    assert read_record(run_dir, "metrics.jsonl", 10) == b""
+    assert read_record(run_dir, "events.jsonl", 0) == b""
+
+
+@pytest.mark.parametrize("name", ["summary.json", "../metrics.jsonl", "logs/sampler-0.log", "model/config.json"])
+def test_nothing_but_records_is_read_as_one(run_dir, name):
+    with pytest.raises(ConfigError, match=r"no record of a run; they are config\.yaml, metrics\.jsonl, events\.jsonl"):
+        read_record(run_dir, name, 0)

@@ -8,16 +8,15 @@ from rich.console import Console
 
 from negalign_ray.actors.overview import (
     Overview,
-    Pace,
     Queues,
     RoleState,
     error_lines,
     make_overview,
-    pace_of,
     role_states,
 )
 from negalign_ray.cli.overview import overview_table
 from negalign_ray.events import Event, EventKind
+from negalign_ray.loops.pace import Pace
 from negalign_ray.loops.watchdog import Activity
 from negalign_ray.settings import load_config
 
@@ -41,24 +40,6 @@ OVERVIEW = Overview(
 
 def test_an_overview_survives_a_journey_as_json():
     assert Overview.from_json(json.loads(json.dumps(OVERVIEW.to_json()))) == OVERVIEW
-
-
-def test_rates_are_means_over_the_steps_between_the_first_and_the_last_row():
-    rows = [
-        {"step": 1, "time_s": 10.0, "learner/tokens": 999, "sampler/tokens_per_s": 999.0, "sampler/busy_s": 9.0},
-        {"step": 2, "time_s": 14.0, "learner/tokens": 300, "sampler/tokens_per_s": 50.0, "sampler/busy_s": 2.0},
-        {"step": 3, "time_s": 20.0, "learner/tokens": 500, "sampler/tokens_per_s": 50.0, "sampler/busy_s": 4.0},
-    ]
-    # 10 s hold 2 steps of 8 groups, 50 * 2 + 50 * 4 sampled tokens, 800 trained ones; 7 steps at 5 s are left.
-    assert pace_of(rows, groups_per_step=8, steps_left=7) == Pace(1.6, 30.0, 80.0, 35.0)
-    assert pace_of(rows[:1], groups_per_step=8, steps_left=7) == Pace()
-
-
-def test_only_the_newest_steps_count():
-    rows = [{"step": n, "time_s": 100.0 * n, "learner/tokens": 1} for n in range(20)]
-    rows += [{"step": 20 + n, "time_s": 2000.0 + n, "learner/tokens": 1} for n in range(11)]
-    pace = pace_of(rows, groups_per_step=3, steps_left=2)
-    assert (pace.groups_per_s, pace.eta_s, pace.sampled_tokens_per_s) == (3.0, 2.0, None)
 
 
 def test_a_role_that_nobody_has_called_yet_is_shown_too():

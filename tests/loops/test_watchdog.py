@@ -81,6 +81,34 @@ def test_a_learner_tells_what_it_does_and_each_word_is_a_move(book, clock):
     assert book.activities() == (Activity("learner", 0, "trains on step 3", 0.0, works=True),)
 
 
+def busy_s(book: ActivityBook) -> dict[str, float]:
+    return {activity.role: activity.busy_s for activity in book.activities()}
+
+
+def test_the_seconds_of_work_add_up_and_overlapping_calls_count_once(book, clock):
+    with book.call("scorer", 0, "score"):
+        clock.now_s += 5
+        with book.call("scorer", 0, "score"):
+            clock.now_s += 1
+        clock.now_s += 2
+        assert busy_s(book) == {"scorer": 8.0}, "the call under way counts, too"
+    clock.now_s += 100
+    with book.call("scorer", 0, "score"):
+        clock.now_s += 3
+    assert busy_s(book) == {"scorer": 11.0}
+
+
+def test_a_learner_that_waits_does_not_work(book, clock):
+    for _ in range(2):
+        book.says("learner", 0, "waits for a batch", works=False)
+        clock.now_s += 10
+        book.says("learner", 0, "trains", works=True)
+        clock.now_s += 3
+        book.says("learner", 0, "has trained", works=True)
+        clock.now_s += 1
+    assert busy_s(book) == {"learner": 8.0}
+
+
 def test_the_culprit_is_who_has_worked_longest_never_who_waits():
     waits = Activity("learner", 0, "waits for the batch of step 3", 500.0, works=False)
     works = Activity("sampler", 1, "sample", 430.0, works=True)
