@@ -167,6 +167,15 @@ class SFTConfig(Section):
     name: Literal["sft"] = "sft"
 
 
+class CustomConfig(Section):
+    """A method of your own, in one file (docs/python.md)."""
+
+    name: Literal["custom"] = "custom"
+    target: str  # path/to/file.py:NAME or module:NAME of a negalign_ray.methods.Method
+    settings: dict[str, Any] = {}  # checked by the section class that the method brings
+    reward_head: str | None = None  # the entry of scorers.heads that it trains on, for a method that needs rewards
+
+
 MethodConfig = Annotated[
     D2OConfig
     | NEATConfig
@@ -182,7 +191,8 @@ MethodConfig = Annotated[
     | NPOConfig
     | GAConfig
     | UnlikelihoodConfig
-    | SFTConfig,
+    | SFTConfig
+    | CustomConfig,
     Field(discriminator="name"),
 ]
 
@@ -243,7 +253,7 @@ class HeadConfig(Section):
     kind: Literal["reward_model", "hf_classifier", "sklearn", "linear", "python", "http"]
     # reward_model: a folder made by `negalign-ray train-reward DATA OUT` | hf_classifier: model folder or hub name |
     # sklearn: "alt-profanity-check" or a joblib file | linear: a folder made by `negalign-ray data judge FILE OUT`, or
-    # "quickstart-judge" (packaged) | python: module:function | http: URL
+    # "quickstart-judge" (packaged) | python: path/to/file.py:function or module:function | http: URL
     target: str
     direction: Literal["harm", "help"] = "harm"  # what a high score means
     label: str | None = None  # hf_classifier: the class whose probability is the score (default: the last one);
