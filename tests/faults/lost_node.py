@@ -1,4 +1,4 @@
-"""A run on three Ray nodes of this machine, one of which is lost. In a process of its own: a test session has a cluster.
+"""A run on three Ray nodes of this machine, one of which is lost; in a process of its own.
 
     python -m tests.faults.lost_node sampler CONFIG     the node of sampler 0, of a scorer or of a reference
     python -m tests.faults.lost_node learner CONFIG     the node of the learner

@@ -11,7 +11,7 @@ AWAY = "={role: away}"
 
 def test_roles_of_a_lost_node_start_again_on_another_one(toy_config, tmp_path, report):
     config = toy_config(
-        *(*LONG_ANSWERS, "learners.steps=5", "samplers.num=2", "samplers.cpus=1", "deadlines.sample_s=120"),
+        *(*LONG_ANSWERS, "learners.steps=5", "samplers.num=2", "deadlines.sample_s=120"),
         *(f"{section}.labels{AWAY}" for section in ("samplers", "scorers", "references")),
     )
     (tmp_path / "config.yaml").write_text(dump_config(config))
