@@ -53,8 +53,8 @@ def table(rows: Sequence[dict[str, str]]) -> list[str]:
     lost = sum(int(row.get("lost") or 0) for row in rows)
     total = (
         f"{len(rows)} faults injected. {went_on} runs went on, {resumed} ended with a typed error and went on from "
-        f"their checkpoint, {len(rows) - went_on - resumed} ended as the table says. {lost} groups were lost, all of them "
-        "counted; none was trained on twice."
+        f"their checkpoint, {len(rows) - went_on - resumed} ended as the table says. {lost} groups were lost, all of "
+        "them counted; none was trained on twice."
     )
     return [*lines, "", total]
 
