@@ -1,7 +1,7 @@
 """A run on a cluster whose object store is small and already full; in a process of its own.
 
     python -m tests.faults.full_store spill CONFIG            the store can spill to the disk
-    python -m tests.faults.full_store full CONFIG FOLDER      it spills to FOLDER, which fills up during the run
+    python -m tests.faults.full_store full CONFIG FOLDER      all of Ray's files are in FOLDER, which fills up meanwhile
 
 The last line is what became of the run, as JSON.
 """
@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,15 +30,9 @@ STORE_BYTES = 80 * 1024**2  # Ray takes no less than 75 MiB
 BLOCK_BYTES = 8 * 1024**2
 
 
-def start(spill_to: Path) -> None:
-    spilling = {"type": "filesystem", "params": {"directory_path": str(spill_to)}}
-    ray.init(
-        address="local",
-        object_store_memory=STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        _system_config={"object_spilling_config": json.dumps(spilling)},
-    )
+def start(**settings: Any) -> None:
+    small = {"object_store_memory": STORE_BYTES, "include_dashboard": False, "log_to_driver": False}
+    ray.init(address="local", **small, **settings)
 
 
 def fill_store(num_bytes: int) -> list:
@@ -47,7 +42,7 @@ def fill_store(num_bytes: int) -> list:
 
 def spill(config: Config) -> dict:
     with tempfile.TemporaryDirectory() as folder:
-        start(Path(folder))
+        start(object_spilling_directory=folder)
         kept = fill_store(2 * STORE_BYTES)
         summary = train(config)
         spilled = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
@@ -58,7 +53,7 @@ def spill(config: Config) -> dict:
 
 
 def full(config: Config, disk: Path) -> dict:
-    start(disk)
+    start(_temp_dir=str(disk))  # where Ray spills to, and what it falls back to
     kept = []
 
     def strike(scene: Scene) -> None:

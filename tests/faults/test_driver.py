@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import psutil
 import pytest
@@ -146,4 +145,4 @@ def test_sigterm_before_training_ends_the_command_with_143(toy_config, launch, t
         time.sleep(POLL_S)
     driver.send_signal(signal.SIGTERM)
     assert driver.wait(timeout=120) == 143
-    assert Path(tmp_path / "output.txt").read_text().splitlines()[-1] == "Terminated."
+    assert "Terminated." in (tmp_path / "output.txt").read_text().splitlines()
