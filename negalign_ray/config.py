@@ -506,7 +506,7 @@ class DeadlinesConfig(Section):
     @model_validator(mode="after")
     def _calls_may_take_their_time(self):
         """The watchdog is the last resort: a call within its own deadline is no stall."""
-        calls = ("start_s", "sample_s", "score_s", "reference_s", "pull_s", "weights_s", "guide_s", "checkpoint_s")
+        calls = ("start_s", "sample_s", "score_s", "reference_s", "weights_s", "guide_s", "checkpoint_s")
         longest = max(calls, key=lambda name: getattr(self, name))
         if self.stall_s <= getattr(self, longest):
             raise ValueError(
