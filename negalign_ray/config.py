@@ -487,6 +487,13 @@ class CheckpointsConfig(Section):
         return self.every > 0 and step % self.every == 0 and (step < num_steps or self.keep_finished)
 
 
+class ReportConfig(Section):
+    """The report at the end of a run, <run>/report.html (docs/report.md)."""
+
+    enabled: bool = True  # false = none is written; `negalign-ray report` makes one at any time
+    max_samples: NonNegativeInt = 1000  # prompts whose texts are embedded, covered until clicked; 0 = no texts
+
+
 class DeadlinesConfig(Section):
     """Longest wait for each remote call, in seconds. A miss names the role and raises StallError."""
 
@@ -548,6 +555,7 @@ class Config(Section):
     follow: FollowConfig = FollowConfig()
     guards: GuardsConfig = GuardsConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
+    report: ReportConfig = ReportConfig()
     deadlines: DeadlinesConfig = DeadlinesConfig()
 
     @property

@@ -9,10 +9,11 @@ from typing import Any
 
 from negalign_ray.evaluation.table import verdict
 from negalign_ray.report.read import RunFiles
-from negalign_ray.report.verdict import SIDE_EFFECTS, harm_key, interval_text, shown
+from negalign_ray.report.verdict import SIDE_EFFECTS, harm_key, interval_text, said_of, shown
 
 Interval = Mapping[str, float | None]
 BETTER = {"lower": "lower is better", "higher": "higher is better", "unchanged": "should stay", "neither": ""}
+ALSO_SHOWN = ("kl_per_token", "entropy_per_token")
 MARGIN = 6.0  # percent of a drawing's width that stays free on either side
 
 
@@ -76,8 +77,8 @@ def _figure_row(summary: Mapping[str, Any], key: str) -> FigureRow:
         after=side_cell(summary, "after", key),
         change=change_cell(change),
         whisker=whisker(change),
-        verdict=verdict(change, figure["better"]),
-        is_main=key in heads or key in SIDE_EFFECTS or key == "kl_per_token",
+        verdict=said_of(summary, key),
+        is_main=key in heads or key in SIDE_EFFECTS or key in ALSO_SHOWN,
     )
 
 

@@ -19,12 +19,14 @@ WORDS: dict[Tone, str] = {
     "neutral": "No verdict",
 }
 Summary = Mapping[str, Any]
+ALPHA = 0.05  # the level that belongs to intervals of 95 %
 # What a fall of harm may have cost. KL is not among them: every training moves the model.
 SIDE_EFFECTS = (
     "benign_perplexity",
     "human_benign_logprob_per_token",
     "choices_accuracy_frac",
     "refusal_frac_benign_prompts",
+    "overrefusal_frac",
     "distinct_2",
     "repetition_frac",
     "mean_length_tokens",
@@ -64,6 +66,14 @@ def harm_key(summary: Summary) -> str | None:
     return None
 
 
+def said_of(summary: Summary, key: str) -> str:
+    """better, worse, unclear, changed, or "" without an interval. Where a rate has an exact test, it must agree: the
+    interval of a few differing prompts is too narrow."""
+    said = verdict(summary["difference"].get(key), summary["figures"][key]["better"])
+    test = summary.get("tests", {}).get(key)
+    return "unclear" if said and test is not None and test["p_value"] >= ALPHA else said
+
+
 def shown(value: float | None, *, sign: bool = False) -> str:
     """As in the tables of the terminal, with a minus sign instead of a hyphen."""
     return number(value, sign=sign).replace("-", "−")
@@ -86,7 +96,7 @@ def _headline(run: RunFiles) -> tuple[Tone, str]:
         return "neutral", f"No verdict on harm: too few prompts were scored by {scorer} for an interval."
     values = f"from {shown(summary['before'].get(key))} to {shown(summary['after'].get(key))}"
     interval = f"95 % interval of the change {interval_text(change)}"
-    said = verdict(change, "lower")
+    said = said_of(summary, key)
     price = _price(summary)
     if said == "unclear":
         return (
@@ -100,8 +110,7 @@ def _headline(run: RunFiles) -> tuple[Tone, str]:
 def _price(summary: Summary) -> str:
     """The second half of the sentence: what became of benign text."""
     key, what = "benign_perplexity", "the perplexity of good answers to benign prompts"
-    change = summary["difference"].get(key)
-    said = verdict(change, "lower")
+    said = said_of(summary, key) if key in summary["figures"] else ""
     if not said:
         return ""
     if said == "unclear":
@@ -140,11 +149,10 @@ def _changes(summary: Summary) -> Iterator[Note]:
     heads = [f"{name}_score" for name in summary.get("heads", {}) if f"{name}_score" != main]
     said: dict[str, list[tuple[str, str]]] = {}
     for key in (*heads, *SIDE_EFFECTS):
-        figure, change = summary["figures"].get(key), summary["difference"].get(key)
-        if figure is None or change is None:
+        if key not in summary["figures"] or key not in summary["difference"]:
             continue
         values = f"{shown(summary['before'].get(key))} → {shown(summary['after'].get(key))}"
-        said.setdefault(verdict(change, figure["better"]), []).append((figure["title"], values))
+        said.setdefault(said_of(summary, key), []).append((summary["figures"][key]["title"], values))
     leads: tuple[tuple[str, Tone, str], ...] = (
         ("worse", "worse", "Worse"),
         ("changed", "neutral", "Changed"),
