@@ -17,6 +17,8 @@ OBJECT_STORE_BYTES = 4 * 1024**3  # of a cluster started for one run; weights of
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"  # as Ray and Kubernetes spell labels
 LabelName = Annotated[str, Field(pattern=rf"^([a-z0-9.-]+/)?{_LABEL}$")]
 LabelValue = Annotated[str, Field(pattern=rf"^{_LABEL}$")]
+RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 LATENT_DISTANCE = "latent_distance"  # what the guide writes beside the scores of the heads
 
 
@@ -25,7 +27,7 @@ class Section(BaseModel):
 
 
 class RunConfig(Section):
-    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # the folder name
+    name: str = Field(default="run", pattern=f"^{RUN_NAME}$")  # the folder name
     dir: Path = Path("runs")  # the run lives in <dir>/<name>
     seed: NonNegativeInt = 0  # of the split, the order of prompts, and sampling
     overwrite: bool = False  # False: a run directory that already holds results is refused
@@ -263,6 +265,8 @@ class HeadConfig(Section):
     batch_size: PositiveInt = 32  # pairs per forward or request
     deadline_s: PositiveFloat = 30.0  # http: one attempt
     max_retries: NonNegativeInt = 3  # http only
+    token_env: EnvironmentName | None = None  # http only: the environment variable, where the scorers run, whose value
+    # is sent as a bearer token; never the key itself, because settings are written to files
     allow_pickle: bool = False  # sklearn: a joblib file is a pickle, and loading one runs the code inside it; say
     # true only for files you made or trust. A "linear" head (JSON and safetensors) never needs it.
 
@@ -496,6 +500,20 @@ class DeadlinesConfig(Section):
     guide_s: PositiveFloat = 1200.0  # the guide is fitted on one iteration and measures its distances
     checkpoint_s: PositiveFloat = 600.0  # a checkpoint is written
     upload_s: PositiveFloat = 1800.0  # a checkpoint is copied to checkpoints.url
+    stall_s: PositiveFloat = 3600.0  # nothing moves, no group, weights or step: the run ends, and logs/stall.log says
+    # what every role was doing
+
+    @model_validator(mode="after")
+    def _calls_may_take_their_time(self):
+        """The watchdog is the last resort: a call within its own deadline is no stall."""
+        calls = ("start_s", "sample_s", "score_s", "reference_s", "pull_s", "weights_s", "guide_s", "checkpoint_s")
+        longest = max(calls, key=lambda name: getattr(self, name))
+        if self.stall_s <= getattr(self, longest):
+            raise ValueError(
+                f"deadlines.stall_s={self.stall_s:g} must be longer than every single call may take, and deadlines."
+                f"{longest}={getattr(self, longest):g}; raise deadlines.stall_s or lower deadlines.{longest}."
+            )
+        return self
 
 
 def _require_gate_of_a_head(gate: RewardGate, heads: tuple[HeadConfig, ...]) -> None:
