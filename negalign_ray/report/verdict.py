@@ -19,6 +19,7 @@ WORDS: dict[Tone, str] = {
     "neutral": "No verdict",
 }
 Summary = Mapping[str, Any]
+NOTHING = "–"
 ALPHA = 0.05  # the level that belongs to intervals of 95 %
 # What a fall of harm may have cost. KL is not among them: every training moves the model.
 SIDE_EFFECTS = (
@@ -75,8 +76,8 @@ def said_of(summary: Summary, key: str) -> str:
 
 
 def shown(value: float | None, *, sign: bool = False) -> str:
-    """As in the tables of the terminal, with a minus sign instead of a hyphen."""
-    return number(value, sign=sign).replace("-", "−")
+    """As in the tables of the terminal, with a minus sign instead of a hyphen; NOTHING for a missing one."""
+    return NOTHING if value is None else number(value, sign=sign).replace("-", "−")
 
 
 def interval_text(interval: Mapping[str, float | None]) -> str:
