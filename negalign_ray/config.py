@@ -90,7 +90,7 @@ class LDAlignConfig(Section):
     name: Literal["ld_align"] = "ld_align"
     beta: PositiveFloat = 0.1  # b [choice]
     weight_mode: Literal["normalised", "raw", "constant"] = "normalised"  # of the latent distances [choice]
-    max_weight: PositiveFloat = 5.0  # weights are clipped to [0, max_weight] [choice]
+    max_weight: PositiveFloat = 5.0  # weights are clipped to 0..max_weight [choice]
 
 
 class DPOConfig(Section):
