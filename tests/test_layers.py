@@ -12,7 +12,7 @@ LAYERS = [
     {"models"},  # 3: policies over packed rows
     {"engines", "loops", "evaluation"},  # 4: wrappers of heavy libraries; the two loops; measures
     {"actors"},  # 5: Ray, and nothing but Ray
-    {"bench", "doctor", "planning"},  # 6: measures the roles; looks at the machine; predicts a run
+    {"bench", "doctor", "live", "planning"},  # 6: measures the roles; looks at machine or run; predicts a run
     {"cli"},  # 7: wires actors to the terminal
 ]
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
