@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from negalign_ray import __version__
 from negalign_ray.cli.runs import logs, scale, status, stop
 from negalign_ray.cli.submit import submit
+from negalign_ray.cli.top import top
 from negalign_ray.errors import ConfigError, NegalignError, PlacementError, Terminated
 
 if TYPE_CHECKING:
@@ -352,7 +353,7 @@ def doctor(json_file: Json = None) -> None:
         raise typer.Exit(1)
 
 
-for _command in (submit, status, logs, stop, scale):
+for _command in (submit, status, top, logs, stop, scale):
     app.command()(_command)
 
 
