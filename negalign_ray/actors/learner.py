@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +82,8 @@ def _train_and_export(plan: Plan, conductor: Any, *, rank: int, world_size: int,
     )
     source = ConductorSource(plan, conductor, rank=rank)
     schedule = SamplingSchedule.from_config(config.sampling)
+    if plan.num_samples == 0:
+        schedule = replace(schedule, also_every=config.evaluation.every)
     if resume_from is not None:
         engine.load(resume_from / LEARNER)
         if schedule.due(engine.num_steps_done) == engine.num_steps_done:

@@ -192,7 +192,9 @@ class _Run:
         summary: dict[str, Any] = {}
         if self._evaluation and before:
             self._on_status("evaluating after", status)
-            self._call("wait_for_version", status.final_version)
+            deadlines = self._config.deadlines
+            evaluating_s = 2 * deadlines.sample_s + deadlines.start_s + deadlines.score_s  # one while training
+            self._call("wait_for_version", status.final_version, deadline_s=2 * evaluating_s + deadlines.weights_s)
             after = self._evaluation.answer(self._generate)
             summary = self._compare(self._evaluation, before, after)
         return summary | {"steps": status.step, "model": str(model_path)} | _guard_rows(status)
