@@ -4,14 +4,17 @@ import json
 
 import pytest
 
+from negalign_ray.actors.evaluate import evaluate
 from negalign_ray.actors.evaluation_folder import evaluation_folder, finished_summary, short_name
 from negalign_ray.actors.plan import make_plan
 from negalign_ray.actors.run import write_summary
 from negalign_ray.config import Config
-from negalign_ray.errors import ConfigError
+from negalign_ray.errors import ConfigError, ScoreError
 from negalign_ray.records import Generation
 from tests.actors.conftest import read_rows
 from tests.actors.fake_evaluation import FakeEvaluation
+from tests.rewards.endpoint import serving
+from tests.toy import make_toy_model
 
 
 @pytest.mark.parametrize(
@@ -123,3 +126,37 @@ def test_one_model_alone_is_described_and_its_answers_are_written(toy_config):
 def test_a_run_without_evaluation_has_no_table(tmp_path):
     write_summary(tmp_path, {"steps": 2, "wall_s": 1.0})
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+
+
+# The real stack
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_evaluation_goes_on_where_its_judge_gave_up_and_asks_no_model_again(toy_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("JUDGE_KEY", "sk-not-to-be-seen")
+    base = make_toy_model(tmp_path / "base", seed=1)
+    small = ("evaluation.num_prompts=3", "evaluation.num_benign=2", "evaluation.max_new_tokens=8", "samplers.num=2")
+    with serving("[[A]]", "[[A]]", "[[A]]", 401, "[[B]]") as judge:
+        heads = {"url": judge.url, "model": "m", "api_key_env": "JUDGE_KEY", "concurrency": 1, "max_retries": 0}
+        settings = (*small, f"references.rpos={base}", f"evaluation.judge={json.dumps(heads)}")
+        config, out = toy_config(*settings, "evaluation.bootstrap=50"), tmp_path / "out"
+        with pytest.raises(ScoreError, match=r"answered 401; expected 200\. 3 of 10 replies came before and are kept"):
+            evaluate(config, out=out)
+        logs = {path.name: path.stat().st_size for path in (out / "logs").glob("[sr]*")}
+        assert {"sampler-0.log", "sampler-1.log"} <= set(logs)
+        phases = []
+        summary = evaluate(config, out=out, on_status=lambda phase, _: phases.append(phase))
+    assert {path.name: path.stat().st_size for path in (out / "logs").glob("[sr]*")} == logs, "no model was asked again"
+    assert phases[-1] == "judging"
+    assert len(judge.seen) == 11, "ten questions, one of them twice"
+    rows = [row for row in summary["win_rates"] if row["judge"] == "m"]
+    assert [row["num"] for row in rows] == [3, 2]
+    assert summary["before"]["entropy_per_token"] > 0
+    assert summary == evaluate(config, out=out), "a finished one is read"
+    written = [path for path in out.rglob("*") if path.is_file()]
+    assert not [path for path in written if b"sk-not-to-be-seen" in path.read_bytes()]
+    assert {"summary.json", "summary.md", "summary.csv", "evaluation.json"} <= {path.name for path in written}

@@ -1,9 +1,8 @@
 """The judge against a real local server: what is sent, who gets the key, what is tried again, what is not guessed."""
 
-import json
 import logging
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 
 import pytest
 
@@ -11,65 +10,17 @@ from negalign_ray.config import JudgeConfig
 from negalign_ray.errors import ConfigError, ScoreError
 from negalign_ray.rewards.chat_judge import ChatJudge, Question, Reply
 from negalign_ray.rewards.verdict import Choice, read_verdict
+from tests.rewards.endpoint import serving
 
 KEY = "sk-not-to-be-seen"
 QUESTION = Question("How are you?", "Go away.", "Fine, and you?", "The kinder one is better.")
 
 
-class Endpoint(ThreadingHTTPServer):
-    """Answers with the next of `plan` (the last one repeats): a reply, None, a status, or (status, headers)."""
-
-    def __init__(self, plan):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.plan, self.seen, self.lock = list(plan), [], threading.Lock()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            self.server.seen.append((self.path, self.headers.get("Authorization"), body))
-            plan = self.server.plan
-            act = plan.pop(0) if len(plan) > 1 else plan[0]
-        status, headers, content = 200, {}, act
-        if isinstance(act, int):
-            status = act
-        elif isinstance(act, tuple):
-            status, headers = act
-        elif callable(act):
-            content = act(body["messages"][1]["content"])
-        message = content if isinstance(content, dict) else {"choices": [{"message": {"content": content}}]}
-        data = json.dumps(message).encode() if status == 200 else b"secret detail"
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def serve(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    servers = []
-
-    def start(*plan):
-        server = Endpoint(plan)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with ExitStack() as stack:
+        yield lambda *plan: stack.enter_context(serving(*plan))
 
 
 def judge_at(url, **settings):
