@@ -39,13 +39,20 @@ Ask = Callable[[str, Sequence[Group]], list[list[float]]]  # method of a Referen
 
 class Evaluation:
     def __init__(
-        self, plan: Plan, *, base_path: Path, base_cache: Path | None = None, own_cache: Path | None = None
+        self,
+        plan: Plan,
+        *,
+        base_path: Path,
+        base_cache: Path | None = None,
+        own_cache: Path | None = None,
+        namespace: str | None = None,
     ) -> None:
         """`base_path`: the model that is "before", and that KL is taken to.
 
         `base_cache` keeps what it says and thinks, for other runs; `own_cache` keeps that of any other model, and the
-        scores: an evaluation that was cut short goes on from there.
+        scores: an evaluation that was cut short goes on from there. `namespace`: the run's, in Ray; None = its own.
         """
+        self._namespace = namespace
         self._plan, self._config, self._base_path = plan, plan.config.evaluation, base_path
         self._base_cache, self._own_cache = base_cache, own_cache
         assert plan.probes is not None, "a plan with evaluation.enabled=false has nothing to evaluate with"
@@ -128,9 +135,10 @@ class Evaluation:
 
     @contextmanager
     def _scorer(self) -> Iterator[Score]:
-        options = actor_options(self._plan.config.scorers, name=f"{self._plan.config.run.name}/evaluation-scorer")
-        heads = self._config.heads
-        actor = start_actor(Scorer, options, self._plan.config, heads=heads, rank=0, log_name="evaluation-scorer")
+        config, heads = self._plan.config, self._config.heads
+        name = f"{config.run.name}/evaluation-scorer"
+        options = actor_options(config.scorers, name=name, namespace=self._namespace)
+        actor = start_actor(Scorer, options, config, heads=heads, rank=0, log_name="evaluation-scorer")
 
         def ask(pairs: Sequence[tuple[str, str]]) -> list[dict[str, float]]:
             return self._get(actor.score_pairs.remote(pairs), "scorer", setting="score_s")
@@ -168,7 +176,8 @@ class Evaluation:
     def _reference(self, name: str, model_path: Path) -> Iterator[Ask]:
         """Asks an actor that is started for the first question."""
         config = self._plan.config
-        options = actor_options(config.references, name=f"{config.run.name}/evaluation-{name}")
+        full_name = f"{config.run.name}/evaluation-{name}"
+        options = actor_options(config.references, name=full_name, namespace=self._namespace)
         actor = None
 
         def ask(method: str, groups: Sequence[Group]) -> list[list[float]]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 
+from negalign_ray.actors.locate import namespace_of
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.processes import actor_options, start_actor, wait_until_ready, within
 from negalign_ray.actors.scorer import Scorer
@@ -117,7 +118,8 @@ def start_midrun(plan: Plan, *, ask: Ask, write: Write, first_step: int) -> MidR
     assert probes is not None, "evaluation.every needs evaluation.enabled"
     actor: Any = None
     if config.evaluation.heads:
-        options = actor_options(config.scorers, name=f"{config.run.name}/evaluation-scorer-midrun")
+        name, namespace = f"{config.run.name}/evaluation-scorer-midrun", namespace_of(config.run.name)
+        options = actor_options(config.scorers, name=name, namespace=namespace)
         settings = {"heads": config.evaluation.heads, "rank": 1, "log_name": "evaluation-scorer"}
         actor = start_actor(Scorer, options, config, **settings)
         wait_until_ready({"evaluation scorer-1": actor.ready.remote()}, deadline_s=config.deadlines.start_s)

@@ -1,6 +1,7 @@
 """The rollout loop as a plan wants it: the conductor puts Ray actors behind it, a simulation made-up ones."""
 
 from negalign_ray.actors.plan import Plan
+from negalign_ray.events import Record, forget
 from negalign_ray.loops.candidates import CandidateLists
 from negalign_ray.loops.orders import ContextIds, OrderFactory
 from negalign_ray.loops.roles import Fleet
@@ -17,7 +18,7 @@ def make_orders(plan: Plan, *, context_ids: ContextIds) -> OrderFactory:
     )
 
 
-def make_rollout(plan: Plan, *, fleet: Fleet, orders: OrderFactory) -> Rollout:
+def make_rollout(plan: Plan, *, fleet: Fleet, orders: OrderFactory, record: Record = forget) -> Rollout:
     config, kept = plan.config, plan.candidates
     return Rollout(
         fleet=fleet,
@@ -31,4 +32,5 @@ def make_rollout(plan: Plan, *, fleet: Fleet, orders: OrderFactory) -> Rollout:
         references_follow=config.references.follow == "snapshot",
         wants_guide=config.uses_guide,
         candidates=CandidateLists(max_lists=kept.max_lists) if kept else None,
+        record=record,
     )

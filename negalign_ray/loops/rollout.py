@@ -20,6 +20,7 @@ from typing import Any
 
 from negalign_ray.config import SamplingConfig
 from negalign_ray.errors import NegalignError, RoleError, ScoreError
+from negalign_ray.events import Event, EventKind, Record, forget
 from negalign_ray.loops.books import Books, SentWave, SlotOrder
 from negalign_ray.loops.buffer import Handle, Outcome, SlotBuffer
 from negalign_ray.loops.candidates import CandidateLists
@@ -50,6 +51,7 @@ class Rollout:
         references_follow: bool = False,  # the policy's snapshots, instead of staying the initial model
         wants_guide: bool = False,
         candidates: CandidateLists | None = None,  # of a method that trains on earlier rounds' answers again
+        record: Record = forget,  # what happens to the roles
     ) -> None:
         self.buffer = SlotBuffer(groups_per_step=groups_per_step, capacity=config.buffer_groups)
         gate = IterationGate(config.refresh_every * groups_per_step, num_steps * groups_per_step)
@@ -65,6 +67,7 @@ class Rollout:
         )
         self._references_follow = references_follow and wants_references
         self._wants_guide = wants_guide
+        self._record = record
         self._fit: tuple[int, float] | None = None  # groups that the guide is being fitted on, and since when
         self._weights: Any = None
         self._num_waves = 0
@@ -331,7 +334,7 @@ class Rollout:
                 sampled = await self._fleet.sample(rank, orders)
         except RoleError as error:
             log.warning("%s; replacing it and re-issuing %d orders", error, len(orders))
-            await self._replace(rank)
+            await self._replace(error, rank)
             self.counts["reissued"] += len(wave)
             # Without the lists: if one of them is what could not be read, it must not cost every attempt.
             retries = [(slot, replace(order, earlier=None)) for slot, order in wave]
@@ -398,13 +401,17 @@ class Rollout:
             return receipt.seconds
         except RoleError as error:
             log.warning("%s; replacing it", error)
-            await self._replace(rank, version)
+            await self._replace(error, rank, version)
             return 0.0
 
-    async def _replace(self, rank: int, version: int | None = None) -> None:
+    async def _replace(self, error: RoleError, rank: int, version: int | None = None) -> None:
+        self._record(Event(EventKind.FAULT, error.reason, role="sampler", rank=rank))
         self.counts["samplers_replaced"] += 1
+        version = self.sampler_version if version is None else version
         async with self._sampler_locks[rank]:
-            await self._fleet.replace_sampler(rank, self._weights, self.sampler_version if version is None else version)
+            await self._fleet.replace_sampler(rank, self._weights, version)
+        reason = f"a new actor has version {version}"
+        self._record(Event(EventKind.REPLACE, reason, role="sampler", rank=rank, weight_version=version))
 
     async def _die(self, error: NegalignError) -> None:
         self._fatal = self._fatal or error

@@ -10,15 +10,14 @@ no text can know beforehand, and the judge is told that they are data. Deadline,
 import asyncio
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from negalign_ray.config import JudgeConfig
-from negalign_ray.errors import ConfigError, ScoreError
-from negalign_ray.rewards.json_post import JsonPost, PostError, check_url, shown
+from negalign_ray.errors import ScoreError
+from negalign_ray.rewards.json_post import JsonPost, PostError, bearer_of, check_url, shown
 from negalign_ray.rewards.verdict import Choice, read_verdict
 
 logger = logging.getLogger(__name__)
@@ -63,19 +62,14 @@ class ChatJudge:
     concurrency: int
 
     @classmethod
-    def load(cls, config: JudgeConfig, *, environment: Mapping[str, str] = os.environ) -> "ChatJudge":
+    def load(cls, config: JudgeConfig) -> "ChatJudge":
         """ConfigError: the URL is none, or the variable that should hold the key is not set."""
         base = check_url(config.url, where="evaluation.judge.url")
         url = base.copy_with(path=base.path.rstrip("/") + "/chat/completions")
-        headers = {}
-        if config.api_key_env is not None:
-            key = environment.get(config.api_key_env, "").strip()
-            if not key:
-                raise ConfigError(
-                    f"evaluation.judge.api_key_env={config.api_key_env}: this environment variable is not set; export "
-                    "the key of the endpoint under that name, or set api_key_env=null for one that asks for none."
-                )
-            headers = {"Authorization": f"Bearer {key}"}
+        headers: Mapping[str, str] = {}
+        if config.token_env is not None:
+            remedy = "Export the endpoint's key under that name, or set token_env=null for one that asks for none."
+            headers = bearer_of(config.token_env, where="evaluation.judge", remedy=remedy)
             if url.scheme == "http" and url.host not in LOOPBACK:
                 logger.warning("evaluation.judge.url: the key is sent to %s without encryption", shown(url))
         request = {"model": config.model, "max_tokens": config.max_tokens, "temperature": config.temperature}

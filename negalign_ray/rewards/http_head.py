@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from negalign_ray.rewards.json_post import JsonPost, PostError, check_url, shown
+from negalign_ray.rewards.json_post import JsonPost, PostError, bearer_of, check_url, shown
 from negalign_ray.rewards.protocol import Pair, checked_scores, score_error
 
 
@@ -23,10 +23,23 @@ class HTTPHead:
     batch_size: int
 
     @classmethod
-    def load(cls, name: str, target: str, *, batch_size: int, deadline_s: float, max_retries: int) -> "HTTPHead":
+    def load(
+        cls,
+        name: str,
+        target: str,
+        *,
+        batch_size: int,
+        deadline_s: float,
+        max_retries: int,
+        token_env: str | None = None,
+    ) -> "HTTPHead":
         where = f"head {name!r}"
-        url = check_url(target, where=f"{where}: target")
-        return cls(name, JsonPost(where, url, deadline_s=deadline_s, max_retries=max_retries), batch_size)
+        url, headers = check_url(target, where=f"{where}: target"), {}
+        if token_env is not None:
+            remedy = "Set it on every node that runs scorers, before Ray is started there."
+            headers = bearer_of(token_env, where=where, remedy=remedy)
+        service = JsonPost(where, url, deadline_s=deadline_s, max_retries=max_retries, headers=headers)
+        return cls(name, service, batch_size)
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         if not pairs:

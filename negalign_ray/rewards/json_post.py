@@ -7,7 +7,9 @@ fails at once. Messages hold neither bodies nor credentials.
 
 import asyncio
 import logging
+import os
 import re
+import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from negalign_ray.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 MAX_REDIRECTS = 3
+SECRET_NAME = re.compile(r"key|token|secret|passw|auth|sig", re.IGNORECASE)  # of a parameter in a URL
 KEEPS_METHOD = {307, 308}  # the other redirects turn a POST into a GET
 MAY_PASS = {408, 429}  # of the statuses below 500: too slow, too many requests
 
@@ -32,7 +35,10 @@ class _TransientError(Exception):
 
 
 def check_url(target: str, *, where: str) -> httpx.URL:
-    """The parsed URL, or ConfigError; `where` is the setting, as in `evaluation.judge.url`."""
+    """The parsed URL, or ConfigError; one with a secret in it is refused, because settings are written to files.
+
+    `where` is the setting, as in `evaluation.judge.url`.
+    """
     public = re.sub(r"//[^/@]*@", "//", target).partition("?")[0]
     try:
         url = httpx.URL(target)
@@ -40,7 +46,24 @@ def check_url(target: str, *, where: str) -> httpx.URL:
         raise ConfigError(f"{where}={public!r} is not a URL.") from error
     if url.scheme not in {"http", "https"} or not url.host:
         raise ConfigError(f"{where}={public!r} must start with http:// or https:// and name a host.")
+    secret = "a name or a password" if url.userinfo else next((n for n in url.params if SECRET_NAME.search(n)), None)
+    if secret is not None:
+        raise ConfigError(
+            f"{where}={public!r} holds {secret}, which would be written to config.yaml. Take it out, put it into an "
+            "environment variable, and name that variable by token_env: it is sent as `Authorization: Bearer ...`."
+        )
     return url
+
+
+def bearer_of(token_env: str, *, where: str, remedy: str) -> Mapping[str, str]:
+    """Headers. ConfigError when the variable is not set here."""
+    token = os.environ.get(token_env, "").strip()
+    if not token:
+        raise ConfigError(
+            f"{where}: the environment variable that token_env={token_env} names is not set on "
+            f"{socket.gethostname()}. {remedy}"
+        )
+    return {"Authorization": f"Bearer {token}"}
 
 
 def shown(url: httpx.URL) -> str:

@@ -141,7 +141,7 @@ def test_an_evaluation_goes_on_where_its_judge_gave_up_and_asks_no_model_again(t
     base = make_toy_model(tmp_path / "base", seed=1)
     small = ("evaluation.num_prompts=3", "evaluation.num_benign=2", "evaluation.max_new_tokens=8", "samplers.num=2")
     with serving("[[A]]", "[[A]]", "[[A]]", 401, "[[B]]") as judge:
-        heads = {"url": judge.url, "model": "m", "api_key_env": "JUDGE_KEY", "concurrency": 1, "max_retries": 0}
+        heads = {"url": judge.url, "model": "m", "token_env": "JUDGE_KEY", "concurrency": 1, "max_retries": 0}
         settings = (*small, f"references.rpos={base}", f"evaluation.judge={json.dumps(heads)}")
         config, out = toy_config(*settings, "evaluation.bootstrap=50"), tmp_path / "out"
         with pytest.raises(ScoreError, match=r"answered 401; expected 200\. 3 of 10 replies came before and are kept"):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from negalign_ray.config import SamplingConfig
 from negalign_ray.errors import RoleError
+from negalign_ray.events import Event, EventKind, Record, forget
 from negalign_ray.loops.buffer import Outcome
 from negalign_ray.loops.candidates import CandidateLists
 from negalign_ray.loops.rollout import Rollout
@@ -24,6 +25,7 @@ def make_rollout(
     num_prompts: int = 5,
     candidates: CandidateLists | None = None,
     wants_references: bool = True,
+    record: Record = forget,
     **sampling,
 ) -> Rollout:
     config = SamplingConfig(num_samples=max(num_samples, 1), **{"online_from_step": 0, "buffer_groups": 6, **sampling})
@@ -35,6 +37,7 @@ def make_rollout(
         num_steps=num_steps,
         candidates=candidates,
         wants_references=wants_references,
+        record=record,
     )
 
 
@@ -108,6 +111,16 @@ def test_a_failed_sampler_is_replaced_and_its_orders_are_issued_again():
     assert fleet.replaced == [0]
     assert rollout.counts["reissued"] == GROUPS
     assert [h.card.order_id for batch in batches for h in batch.handles] == list(range(9)), "none lost, none twice"
+
+
+def test_what_happened_to_a_sampler_is_recorded_with_its_reason():
+    events: list[Event] = []
+    run(make_rollout(FakeFleet(fault=lambda kind, n: (kind, n) == ("load", 0)), num_steps=2, record=events.append), 2)
+    assert [(e.kind, e.role, e.rank, e.weight_version) for e in events] == [
+        (EventKind.FAULT, "sampler", 0, None),
+        (EventKind.REPLACE, "sampler", 0, 1),
+    ]
+    assert events[0].reason == "checksum differs"
 
 
 def test_a_sampler_that_does_not_confirm_new_weights_is_replaced_at_the_new_version():

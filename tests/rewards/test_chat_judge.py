@@ -23,9 +23,14 @@ def serve(monkeypatch):
         yield lambda *plan: stack.enter_context(serving(*plan))
 
 
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+
+
 def judge_at(url, **settings):
-    defaults = {"model": "m", "api_key_env": "JUDGE_KEY", "deadline_s": 5.0, "max_retries": 2}
-    return ChatJudge.load(JudgeConfig(url=url, **defaults | settings), environment={"JUDGE_KEY": KEY})
+    defaults = {"model": "m", "token_env": "JUDGE_KEY", "deadline_s": 5.0, "max_retries": 2}
+    return ChatJudge.load(JudgeConfig(url=url, **defaults | settings))
 
 
 def ask(judge, *questions):
@@ -47,7 +52,7 @@ def test_both_responses_are_shown_and_the_verdict_is_read(serve):
 
 def test_settings_that_a_model_refuses_can_be_left_out(serve):
     server = serve("[[A]]")
-    ask(judge_at(server.url + "/", max_tokens=None, temperature=None, api_key_env=None))
+    ask(judge_at(server.url + "/", max_tokens=None, temperature=None, token_env=None))
     [(path, authorization, body)] = server.seen
     assert (path, authorization, set(body)) == ("/v1/chat/completions", None, {"model", "messages"})
 
@@ -139,11 +144,18 @@ def test_what_came_before_a_failure_has_been_handed_over(serve):
     assert len(replies) == 1
 
 
-@pytest.mark.parametrize("environment", [{}, {"JUDGE_KEY": ""}, {"JUDGE_KEY": "  "}])
-def test_a_key_that_is_not_there_is_refused_before_anything_starts(environment):
-    config = JudgeConfig(url="https://judge.example/v1", model="m", api_key_env="JUDGE_KEY")
-    with pytest.raises(ConfigError, match=r"evaluation\.judge\.api_key_env=JUDGE_KEY: .* not set"):
-        ChatJudge.load(config, environment=environment)
+@pytest.mark.parametrize("value", [None, "", "  "])
+def test_a_key_that_is_not_there_is_refused_before_anything_starts(monkeypatch, value):
+    monkeypatch.setenv("JUDGE_KEY", value) if value is not None else monkeypatch.delenv("JUDGE_KEY")
+    with pytest.raises(ConfigError, match=r"evaluation\.judge: .* token_env=JUDGE_KEY names is not set.*Export"):
+        judge_at("https://judge.example/v1")
+
+
+@pytest.mark.parametrize("url", ["https://me:secret@judge.example/v1", "https://judge.example/v1?api_key=secret"])
+def test_a_url_with_a_secret_in_it_is_refused_without_showing_it(url):
+    with pytest.raises(ConfigError, match=r"written to config\.yaml.*token_env") as caught:
+        judge_at(url)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_url_that_is_none_is_refused():
