@@ -86,10 +86,11 @@ def _difference_cell(difference: Mapping[str, float | None] | None) -> str:
     return f"{text} [{number(difference['low'], sign=True)}, {number(difference['high'], sign=True)}]"
 
 
-def _p_value(summary: Mapping[str, Any], key: str) -> float | None:
-    """Of a rate; None for other figures, and in summaries from before there were tests."""
+def verdict_on(summary: Mapping[str, Any], key: str) -> str:
+    """On one figure of a summary; one from before there were tests of rates rests on the interval alone."""
     test = summary.get("tests", {}).get(key)
-    return None if test is None else test["p_value"]
+    p_value = None if test is None else test["p_value"]
+    return verdict(summary["difference"].get(key), summary["figures"][key]["better"], p_value=p_value)
 
 
 def rows_of(summary: Mapping[str, Any], *, intervals: bool = True) -> list[Row]:
@@ -104,7 +105,7 @@ def rows_of(summary: Mapping[str, Any], *, intervals: bool = True) -> list[Row]:
                 after=_value_cell(summary, "after", key, intervals=intervals),
                 difference=_difference_cell(difference),
                 arrow=ARROWS[figure["better"]],
-                verdict=verdict(difference, figure["better"], p_value=_p_value(summary, key)),
+                verdict=verdict_on(summary, key),
             )
         )
     return rows

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from negalign_ray.evaluation.table import verdict
+from negalign_ray.evaluation.table import verdict, verdict_on
 from negalign_ray.report.read import RunFiles
 from negalign_ray.report.verdict import SIDE_EFFECTS, harm_key, interval_text, shown
 
@@ -76,7 +76,7 @@ def _figure_row(summary: Mapping[str, Any], key: str) -> FigureRow:
         after=side_cell(summary, "after", key),
         change=change_cell(change),
         whisker=whisker(change),
-        verdict=verdict(change, figure["better"]),
+        verdict=verdict_on(summary, key),
         is_main=key in heads or key in SIDE_EFFECTS or key == "kl_per_token",
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from negalign_ray.evaluation.table import number, verdict
+from negalign_ray.evaluation.table import number, verdict, verdict_on
 from negalign_ray.report.read import RunFiles
 
 Tone = Literal["better", "mixed", "worse", "unclear", "neutral"]
@@ -25,6 +25,7 @@ SIDE_EFFECTS = (
     "human_benign_logprob_per_token",
     "choices_accuracy_frac",
     "refusal_frac_benign_prompts",
+    "overrefusal_frac",
     "distinct_2",
     "repetition_frac",
     "mean_length_tokens",
@@ -140,11 +141,10 @@ def _changes(summary: Summary) -> Iterator[Note]:
     heads = [f"{name}_score" for name in summary.get("heads", {}) if f"{name}_score" != main]
     said: dict[str, list[tuple[str, str]]] = {}
     for key in (*heads, *SIDE_EFFECTS):
-        figure, change = summary["figures"].get(key), summary["difference"].get(key)
-        if figure is None or change is None:
+        if key not in summary["figures"] or key not in summary["difference"]:
             continue
         values = f"{shown(summary['before'].get(key))} → {shown(summary['after'].get(key))}"
-        said.setdefault(verdict(change, figure["better"]), []).append((figure["title"], values))
+        said.setdefault(verdict_on(summary, key), []).append((summary["figures"][key]["title"], values))
     leads: tuple[tuple[str, Tone, str], ...] = (
         ("worse", "worse", "Worse"),
         ("changed", "neutral", "Changed"),
