@@ -24,6 +24,7 @@ from negalign_ray.actors.evaluator import SIDES_FILE, Evaluation
 from negalign_ray.actors.learner import make_trainer
 from negalign_ray.actors.plan import Plan, make_plan
 from negalign_ray.actors.processes import Background, start_actor, typed, wait_until_ready
+from negalign_ray.actors.reservations import give_back_leftovers, prefix_of
 from negalign_ray.actors.resume import Resumption, rewind
 from negalign_ray.config import Config
 from negalign_ray.engines.checkpoints import FOLDER as CHECKPOINTS
@@ -174,6 +175,7 @@ class _Run:
             return {}
         finally:
             ray.kill(self._conductor)
+            give_back_leftovers(prefix_of(self._config.run.name))  # of a conductor that could not do it itself
 
     def _evaluate_train_evaluate(self) -> dict[str, Any]:
         fit = make_trainer(self._plan, self._conductor, resume_from=self._resume_from).fit
