@@ -29,6 +29,7 @@ class EventKind(StrEnum):
     CHECKPOINT = "checkpoint"  # one was sealed
     RESUME = "resume"  # a run goes on from a checkpoint
     STALL = "stall"  # nothing moves
+    FAILED = "failed"  # the run ended with an error, or was interrupted
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,6 +178,9 @@ METRICS: dict[str, Metric] = {
         "LD-Align: mean weight of the step's pairs, 1 unless clipped.",
         "Far below 1: a few pairs far away hold the mean up; raise method.max_weight.",
     ),
+    "learner/own_{name}": Metric(
+        "of the method", "A metric of a method of your own (method.name=custom), mean over groups.", "See the method."
+    ),
     "learner/grad_norm": Metric(
         "norm", "Gradient norm before clipping.", "Always above learners.max_grad_norm: every step is clipped."
     ),
@@ -392,7 +395,9 @@ METRICS: dict[str, Metric] = {
 }
 
 _PATTERNS = {
-    key: re.compile(re.escape(key).replace(r"\{head\}", "[a-z][a-z0-9_]*").replace(r"\{behaviour\}", "(?s:.+)"))
+    key: re.compile(
+        re.sub(r"\\{(head|name)\\}", "[a-z][a-z0-9_]*", re.escape(key)).replace(r"\{behaviour\}", "(?s:.+)")
+    )
     for key in METRICS
     if "{" in key
 }
@@ -536,6 +541,13 @@ def read_metrics(path: Path) -> list[Row]:
     return [by_step[step] for step in sorted(by_step)]
 
 
+def time_so_far(path: Path) -> float:
+    """`time_s` of the last row of a metrics.jsonl or a run directory; 0.0 where there is none."""
+    path = path / FILE_NAME if path.is_dir() else path
+    rows = read_metrics(path) if path.is_file() else []
+    return max((float(row["time_s"] or 0.0) for row in rows), default=0.0)
+
+
 def _repair_tail(path: Path) -> float:
     """Cut off a torn last line and return the last row's time_s (0.0 for a new file)."""
     if not path.is_file():
@@ -544,5 +556,4 @@ def _repair_tail(path: Path) -> float:
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
         os.truncate(path, len(whole))
-    rows = read_metrics(path)
-    return max((float(row["time_s"] or 0.0) for row in rows), default=0.0)
+    return time_so_far(path)

@@ -1,6 +1,7 @@
 """The command line, `negalign-ray COMMAND`. A command imports what it needs when it runs, so that `--help` is instant.
 
-A typed error (errors.py) becomes one message on stderr and its exit code; `--debug` shows the traceback. Ctrl-C: 130.
+A typed error (errors.py) becomes one message on stderr and its exit code; `--debug` shows the traceback. Ctrl-C: 130,
+SIGTERM: 143.
 """
 
 import logging
@@ -16,7 +17,9 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from negalign_ray import __version__
-from negalign_ray.errors import ConfigError, NegalignError, PlacementError
+from negalign_ray.cli.runs import logs, scale, status, stop
+from negalign_ray.cli.submit import submit
+from negalign_ray.errors import ConfigError, NegalignError, PlacementError, Terminated
 
 if TYPE_CHECKING:
     from negalign_ray.config import Config
@@ -53,12 +56,20 @@ class _Group(TyperGroup):
             if self.debug:
                 raise
             err.print(Text.assemble((f"{type(error).__name__}: ", "bold red"), str(error)), soft_wrap=True)
+            _print_notes(error)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             if self.debug:
                 raise
-            err.print("Interrupted.")
-            raise typer.Exit(INTERRUPTED) from None
+            err.print("Terminated." if isinstance(interrupt, Terminated) else "Interrupted.")
+            _print_notes(interrupt)
+            raise typer.Exit(Terminated.exit_code if isinstance(interrupt, Terminated) else INTERRUPTED) from None
+
+
+def _print_notes(error: BaseException) -> None:
+    """How to go on, where a run was ended."""
+    for note in getattr(error, "__notes__", ()):
+        err.print(Text(note), soft_wrap=True)
 
 
 app = typer.Typer(cls=_Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -261,6 +272,22 @@ def generate(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, finished or not.")],
+    file: Annotated[
+        Path | None, typer.Option("--out", help="Default: report.html in the run's folder; of several runs, here.")
+    ] = None,
+    max_samples: Annotated[
+        int, typer.Option(min=0, help="Prompts whose texts are embedded, covered until clicked; 0 = no texts.")
+    ] = 1000,
+) -> None:
+    """One HTML file on one run or several: verdict, figures with intervals, curves, time, events and samples."""
+    from negalign_ray.cli.report import make_report
+
+    make_report(runs, file=file, max_samples=max_samples, out=out)
+
+
+@app.command()
 def presets() -> None:
     """List the packaged configurations."""
     from rich.table import Table
@@ -323,6 +350,10 @@ def doctor(json_file: Json = None) -> None:
     _write_json(json_file, findings)
     if any(finding["level"] == "problem" for finding in findings):
         raise typer.Exit(1)
+
+
+for _command in (submit, status, logs, stop, scale):
+    app.command()(_command)
 
 
 @data_app.command("check")
@@ -416,6 +447,8 @@ def _print_results(settings: "Config", summary: dict[str, Any]) -> None:
         "logs": run_dir / "logs",
         "try it": f"negalign-ray generate {run_dir / 'model'}",
     }
+    if (run_dir / "report.html").is_file():
+        lines |= {"report": run_dir / "report.html"}
     if summary.get("stopped_by"):
         lines = {"stopped": summary["stopped_by"]["reason"], **lines}
     _print_lines(lines)
