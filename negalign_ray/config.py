@@ -224,6 +224,19 @@ class Resources(Section):
     labels: dict[LabelName, LabelValue] = {}  # Ray node labels: the actors run only on nodes that carry them
 
 
+class AutoscaleConfig(Section):
+    """Samplers come and go while the run goes on, one at a time (docs/scaling.md)."""
+
+    min: PositiveInt = 1  # samplers that always stay
+    max: PositiveInt  # samplers at most
+    starving_frac: Annotated[float, Field(gt=0, lt=1)] = 0.2  # one more when learners wait for batches for more than
+    # this share of their time
+    spare_frac: Annotated[float, Field(ge=0, lt=1)] = 0.1  # one less when they wait for less than a quarter of that,
+    # the buffer is full, and without it the other samplers would still be idle for more than this share of their time
+    patience: PositiveInt = 3  # optimizer steps that are averaged for a decision
+    cooldown: NonNegativeInt = 5  # optimizer steps without a decision after the number has changed, and at the start
+
+
 class SamplersConfig(Resources):
     num: PositiveInt = 1  # actors; each takes its share of every step
     engine: Literal["vllm", "transformers"] = "vllm"  # transformers = where vLLM is not installed
@@ -232,6 +245,17 @@ class SamplersConfig(Resources):
     kv_cache_gib: PositiveFloat = 1.0  # CPU only
     max_num_seqs: PositiveInt = 64  # answers generated at once
     orders_per_call: PositiveInt | None = None  # None = a step's orders, split evenly over the samplers
+    autoscale: AutoscaleConfig | None = None  # null = their number changes only by `negalign-ray scale`
+
+    @model_validator(mode="after")
+    def _num_is_within(self):
+        scale = self.autoscale
+        if scale is not None and not scale.min <= self.num <= scale.max:
+            raise ValueError(
+                f"samplers.num={self.num} is not from samplers.autoscale.min={scale.min} to "
+                f"samplers.autoscale.max={scale.max}; the run starts with samplers.num."
+            )
+        return self
 
 
 class HeadConfig(Section):

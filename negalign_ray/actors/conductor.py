@@ -3,18 +3,20 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from negalign_ray.actors.elastic import Elastic, require_room_for_more
 from negalign_ray.actors.fleet import RayFleet
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.processes import open_log, reason_of
 from negalign_ray.actors.roster import LearnerRoster
 from negalign_ray.actors.saving import Saver, read_rollout
-from negalign_ray.actors.wiring import make_orders, make_rollout
+from negalign_ray.actors.wiring import make_orders, make_rollout, remembered_contexts
 from negalign_ray.engines.checkpoints import Checkpoint
 from negalign_ray.engines.weights import WeightBundle
 from negalign_ray.errors import NegalignError, StallError
@@ -28,7 +30,7 @@ from negalign_ray.loops.rollout import Rollout
 from negalign_ray.loops.state import RolloutState
 from negalign_ray.loops.watchdog import Activity, suspects
 from negalign_ray.metrics import MetricsWriter, read_metrics
-from negalign_ray.records import Generation, Prompt, SampleRequest, SamplingSpec, TokenIds
+from negalign_ray.records import Generation, SampleRequest, SamplingSpec
 from negalign_ray.trackers import open_trackers
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class Status:
     rolled_back_to: int | None = None  # step of the checkpoint that model/ is, after a roll-back
     moves: int = 0  # grows with everything that happens to a role: the watchdog looks at it
     num_learners: int = 0  # ranks that have started
+    replicas: dict[str, int] = field(default_factory=dict)  # samplers, scorers, references that serve
 
 
 @ray.remote(num_cpus=0, max_concurrency=256)  # type: ignore[call-overload]  # Ray's overloads lack it
@@ -63,18 +66,9 @@ class Conductor:
         self._metrics = MetricsWriter(config.run_dir, sinks=open_trackers(config))
         self._events = EventLog(config.run_dir, earlier_s=self._metrics.earlier_s)
         self._fleet = RayFleet(plan, record=self._record)
-        chat = plan.chat()
-
-        contexts: dict[tuple[int, str | None], TokenIds] = {}
-
-        def context_ids(prompt: Prompt, instruction: str | None) -> TokenIds:
-            key = (prompt.prompt_id, instruction)
-            if key not in contexts:
-                contexts[key] = chat.prompt_ids(prompt.messages, instruction)
-            return contexts[key]
-
-        self._orders = make_orders(plan, context_ids=context_ids)
+        self._orders = make_orders(plan, context_ids=remembered_contexts(plan.chat()))
         self._rollout: Rollout | None = None
+        self._elastic: Elastic | None = None
         self._reports: dict[int, list[StepReport]] = {}
         self._step = 0
         self._last_metrics: dict[str, float] = {}
@@ -95,6 +89,9 @@ class Conductor:
         """Waits for every role; the rollout loop itself waits for `start`."""
         await asyncio.to_thread(self._fleet.wait_until_ready)
         self._rollout = make_rollout(self._plan, fleet=self._fleet, orders=self._orders, record=self._record)
+        teams = {"samplers": self._rollout.crew, **self._fleet.teams}
+        room = partial(require_room_for_more, self._plan)
+        self._elastic = Elastic(self._config, teams, require_room=room, record=self._record)
         if self._resume_from is not None:
             await asyncio.to_thread(self._restore, self._resume_from)
         return True
@@ -115,6 +112,15 @@ class Conductor:
         if self._resume_from is not None and 0 < due < self._step:
             bundle = await asyncio.to_thread(WeightBundle.load, self._resume_from)
             await self._loop.publish(due, ray.put(bundle))
+
+    async def scale(self, role: str, num: int) -> str:
+        """More or fewer samplers, scorers or references from now on; what that means (see Elastic.scale)."""
+        assert self._elastic is not None, "ready() is awaited before anything else"
+        return await self._elastic.scale(role, num)
+
+    def make_room_for_learners(self) -> None:
+        """Called when Ray Train is about to ask for their placement group."""
+        self._fleet.make_room_for_learners()
 
     # -- the learners ------------------------------------------------------------------------------------------
 
@@ -172,11 +178,12 @@ class Conductor:
         deadline_s = self._config.deadlines.checkpoint_s
         has_snapshot = 0 < self._loop.schedule.due(state.step) < state.step
         snapshot = self._loop.weights if has_snapshot else None
+        replicas = self._elastic.changed if self._elastic else {}
         try:
             async with self._save_lock:
                 state = replace(state, fleet=await self._loop.remembered())
                 groups = [handle.ref for handle in handles]
-                call = asyncio.to_thread(self._saver.save, state, groups, snapshot, metrics)
+                call = asyncio.to_thread(self._saver.save, state, groups, snapshot, metrics, replicas)
                 checkpoint = await asyncio.wait_for(call, deadline_s)
             self._record(Event(EventKind.CHECKPOINT, f"{checkpoint.path.name} is sealed", step=state.step))
         except TimeoutError:
@@ -221,6 +228,9 @@ class Conductor:
         row = self._metrics.write(step + 1, self._last_metrics)
         self._step = step + 1
         log.info("step %d loss %.4f", step + 1, self._last_metrics["learner/loss"])
+        if self._elastic is not None:
+            buffer = self._loop.buffer
+            self._elastic.observe(self._last_metrics, caught_up=buffer.num_ready == len(buffer))
         firings = self._guards.observe(step + 1, row)
         for firing in firings:
             log.warning("%s: %s", firing.action, firing.reason)
@@ -240,10 +250,14 @@ class Conductor:
 
     async def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Generation]:
         """Spread over the samplers, in order; for evaluation before and after the run."""
-        num = self._fleet.num_samplers
-        size = -(-len(requests) // num)
+        ranks = self._loop.crew.ranks
+        size = -(-len(requests) // len(ranks))
         parts = [requests[start : start + size] for start in range(0, len(requests), size)]
-        answers = await asyncio.gather(*(self._fleet.generate(rank, part, spec) for rank, part in enumerate(parts)))
+
+        async def answer(rank: int, part: Sequence[SampleRequest]) -> list[Generation]:
+            return await self._loop.crew.ask(rank, lambda rank: self._fleet.generate(rank, part, spec))
+
+        answers = await asyncio.gather(*(answer(*each) for each in zip(ranks, parts, strict=False)))
         return [generation for part in answers for generation in part]
 
     async def wait_for_version(self, version: int) -> None:
@@ -277,6 +291,7 @@ class Conductor:
             fit=rollout.fit if rollout else None,
             moves=self._fleet.book.moves,
             num_learners=len(self._learners),
+            replicas=self._elastic.numbers if self._elastic else {},
         )
 
     def activities(self) -> tuple[Activity, ...]:
@@ -291,6 +306,8 @@ class Conductor:
     async def close(self) -> dict[str, int]:
         """Ends open orders, kills the roles, learners that are still there too, and returns how every order ended."""
         outcomes: dict[str, int] = {}
+        if self._elastic is not None:
+            await self._elastic.close()
         if self._rollout is not None:
             await self._rollout.close()
             ledger = self._rollout.buffer.ledger

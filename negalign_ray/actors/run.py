@@ -25,6 +25,7 @@ from negalign_ray.actors.failures import explained, learner_failure, sigterm_int
 from negalign_ray.actors.learner import make_trainer
 from negalign_ray.actors.plan import Plan, make_plan
 from negalign_ray.actors.processes import Background, free_resources, start_actor, typed, wait_until_ready
+from negalign_ray.actors.reservations import give_back_leftovers, prefix_of
 from negalign_ray.actors.resume import Resumption, rewind
 from negalign_ray.actors.stall import explain_stall
 from negalign_ray.config import Config
@@ -187,6 +188,7 @@ class _Run:
             return {}
         finally:
             ray.kill(self._conductor)
+            give_back_leftovers(prefix_of(self._config.run.name))  # of a conductor that could not do it itself
             if self._trainer is not None:  # its workers have been killed, and their places are soon free
                 self._trainer.wait(CLOSE_S)
 

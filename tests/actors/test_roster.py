@@ -12,9 +12,7 @@ from negalign_ray.errors import RoleError
 from negalign_ray.events import Event
 from negalign_ray.loops.watchdog import ActivityBook
 
-DEATH = (
-    "The actor died unexpectedly before finishing this task.\nThe actor is dead because its node has died. Id 1"
-)
+DEATH = "The actor died unexpectedly before finishing this task.\nThe actor is dead because its node has died. Id 1"
 BROKEN = RoleError("RuntimeError('Connection closed by peer')", role="learner", rank=0)
 
 
