@@ -40,8 +40,8 @@ class RayFleet:
     def __init__(self, plan: Plan, *, record: Record = forget) -> None:
         """Starts nothing; `wait_until_ready` does."""
         config = plan.config
-        self.book = ActivityBook()
         self._config, self._deadlines, self._record = config, config.deadlines, record
+        self.book = ActivityBook()
         self._reservations = Reservations(prefix_of(config.run.name), patience_s=config.deadlines.place_s)
         self._places = {place.role: place for place in placements(plan)}
         self._samplers = self._pool("sampler", partial(make_sampler, plan), config.samplers.num)
