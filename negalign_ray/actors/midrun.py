@@ -20,7 +20,6 @@ from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.processes import actor_options, start_actor, wait_until_ready, within
 from negalign_ray.actors.scorer import Scorer
 from negalign_ray.config import EvaluationConfig
-from negalign_ray.errors import NegalignError
 from negalign_ray.evaluation.figures import figures_of
 from negalign_ray.evaluation.measure import Answered, measure_answers
 from negalign_ray.evaluation.probes import Probes
@@ -80,10 +79,10 @@ class MidRunEvaluation:
     async def _evaluate(self, version: int) -> None:
         try:
             version, row = await self._measure()
-        except NegalignError as error:
-            log.warning("the evaluation of version %d is left out: %s", version, error)
+            self._write(version, row)
+        except Exception as error:  # whatever it is, training does not depend on it
+            log.warning("the evaluation of version %d is left out: %s: %s", version, type(error).__name__, error)
             return
-        self._write(version, row)
         log.info("evaluated version %d in %.1f s", version, row["eval/answer_s"])
 
     async def _measure(self) -> tuple[int, dict[str, float]]:

@@ -108,7 +108,7 @@ def test_a_head_that_fails_costs_one_row_and_not_the_run(caplog):
     run.fail = False
     run.offer(4)
     assert [step for step, _ in run.rows] == [4]
-    assert "the evaluation of version 2 is left out: scorer[0]: head 'judge': gone" in caplog.text
+    assert "the evaluation of version 2 is left out: ScoreError: scorer[0]: head 'judge': gone" in caplog.text
 
 
 def test_without_heads_refusals_and_style_are_measured():
