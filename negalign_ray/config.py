@@ -257,7 +257,7 @@ class SamplersConfig(Resources):
     kv_cache_gib: PositiveFloat = 1.0  # CPU only
     max_num_seqs: PositiveInt = 64  # answers generated at once
     orders_per_call: PositiveInt | None = None  # None = a step's orders, split evenly over the samplers
-    autoscale: AutoscaleConfig | None = None  # null = their number changes only by `negalign-ray scale`
+    autoscale: AutoscaleConfig | None = None  # null = their number changes only by `negalign-ray scale RUN samplers=N`
 
     @model_validator(mode="after")
     def _num_is_within(self):
@@ -548,7 +548,7 @@ class CheckpointsConfig(Section):
 class ReportConfig(Section):
     """The report at the end of a run, <run>/report.html (docs/report.md)."""
 
-    enabled: bool = True  # false = none is written; `negalign-ray report` makes one at any time
+    enabled: bool = True  # false = none is written; `negalign-ray report RUN` makes one at any time
     max_samples: NonNegativeInt = 1000  # prompts whose texts are embedded, covered until clicked; 0 = no texts
 
 

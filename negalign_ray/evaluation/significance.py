@@ -12,8 +12,6 @@ from scipy.stats import binomtest
 from negalign_ray.evaluation.bootstrap import Figures, paired
 from negalign_ray.evaluation.figures import Figure
 
-ALPHA = 0.05  # the level that belongs to intervals of 95 %
-
 
 @dataclass(frozen=True, slots=True)
 class McNemar:

@@ -110,9 +110,9 @@ def test_waves_and_new_weights_wait_for_an_evaluation():
         async with rollout.undisturbed() as version:
             publishing = asyncio.create_task(rollout.publish(1, "weights"))
             await asyncio.sleep(0.05)
-            assert (version, fleet.versions) == (0, [0])
+            assert (version, fleet.versions) == (0, {0: 0})
         await publishing
-        assert fleet.versions == [1]
+        assert fleet.versions == {0: 1}
         await rollout.trained(0)
         await rollout.pull(1, timeout_s=5)
         await rollout.close()
