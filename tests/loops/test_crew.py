@@ -134,12 +134,12 @@ def test_ranks_with_a_hole_are_dealt_orders_and_get_weights():
         rollout = make_rollout(fleet, num_steps=2)
         await rollout.crew.leave(1)
         await rollout.start()
-        await rollout.pull(0, timeout_s=5)
+        await rollout.pull(0, timeout_s=60)
         assert sorted(fleet.waves) == [(0, (0, 1)), (2, (2,))]
         await rollout.crew.join(1)
         await rollout.publish(1, "weights")
         assert fleet.versions == {0: 1, 1: 1, 2: 1}
-        await rollout.pull(1, timeout_s=5)
+        await rollout.pull(1, timeout_s=60)
         assert sorted(fleet.waves[2:]) == [(0, (3,)), (1, (4,)), (2, (5,))]
         await rollout.close()
 
@@ -251,7 +251,7 @@ def test_every_order_ends_exactly_once_whoever_comes_goes_or_fails(moves, faults
                 if at == step:
                     moving.append(asyncio.create_task(move(rollout, kind)))
                     await asyncio.sleep(0)
-            batch = await rollout.pull(step, timeout_s=5)
+            batch = await rollout.pull(step, timeout_s=60)
             trained.extend(handle.card.order_id for handle in batch.handles)
             oldest = rollout.schedule.oldest_allowed(step)
             assert all(oldest <= handle.card.weight_version <= step for handle in batch.handles)
