@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 from negalign_ray import __version__
 from negalign_ray.cli.runs import logs, scale, status, stop
-from negalign_ray.cli.submit import submit
+from negalign_ray.cli.submit import submit, train_submitted
 from negalign_ray.cli.top import top
 from negalign_ray.errors import ConfigError, NegalignError, PlacementError, Terminated
 
@@ -137,6 +137,10 @@ def train(
 
         out.print(plan_of(settings))
         return
+    run_training(settings)
+
+
+def run_training(settings: "Config") -> None:
     from negalign_ray.actors.run import train as run
     from negalign_ray.cli.progress import Progress
 
@@ -361,6 +365,7 @@ def doctor(json_file: Json = None) -> None:
 
 for _command in (submit, status, top, logs, stop, scale):
     app.command()(_command)
+app.command(hidden=True)(train_submitted)
 
 
 @data_app.command("check")
