@@ -17,6 +17,8 @@ OBJECT_STORE_BYTES = 4 * 1024**3  # of a cluster started for one run; weights of
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"  # as Ray and Kubernetes spell labels
 LabelName = Annotated[str, Field(pattern=rf"^([a-z0-9.-]+/)?{_LABEL}$")]
 LabelValue = Annotated[str, Field(pattern=rf"^{_LABEL}$")]
+RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 LATENT_DISTANCE = "latent_distance"  # what the guide writes beside the scores of the heads
 
 
@@ -25,7 +27,7 @@ class Section(BaseModel):
 
 
 class RunConfig(Section):
-    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # the folder name
+    name: str = Field(default="run", pattern=f"^{RUN_NAME}$")  # the folder name
     dir: Path = Path("runs")  # the run lives in <dir>/<name>
     seed: NonNegativeInt = 0  # of the split, the order of prompts, and sampling
     overwrite: bool = False  # False: a run directory that already holds results is refused
@@ -165,6 +167,15 @@ class SFTConfig(Section):
     name: Literal["sft"] = "sft"
 
 
+class CustomConfig(Section):
+    """A method of your own, in one file (docs/python.md)."""
+
+    name: Literal["custom"] = "custom"
+    target: str  # path/to/file.py:NAME or module:NAME of a negalign_ray.methods.Method
+    settings: dict[str, Any] = {}  # checked by the section class that the method brings
+    reward_head: str | None = None  # the entry of scorers.heads that it trains on, for a method that needs rewards
+
+
 MethodConfig = Annotated[
     D2OConfig
     | NEATConfig
@@ -180,7 +191,8 @@ MethodConfig = Annotated[
     | NPOConfig
     | GAConfig
     | UnlikelihoodConfig
-    | SFTConfig,
+    | SFTConfig
+    | CustomConfig,
     Field(discriminator="name"),
 ]
 
@@ -265,7 +277,7 @@ class HeadConfig(Section):
     kind: Literal["reward_model", "hf_classifier", "sklearn", "linear", "python", "http"]
     # reward_model: a folder made by `negalign-ray train-reward DATA OUT` | hf_classifier: model folder or hub name |
     # sklearn: "alt-profanity-check" or a joblib file | linear: a folder made by `negalign-ray data judge FILE OUT`, or
-    # "quickstart-judge" (packaged) | python: module:function | http: URL
+    # "quickstart-judge" (packaged) | python: path/to/file.py:function or module:function | http: URL
     target: str
     direction: Literal["harm", "help"] = "harm"  # what a high score means
     label: str | None = None  # hf_classifier: the class whose probability is the score (default: the last one);
@@ -277,6 +289,8 @@ class HeadConfig(Section):
     batch_size: PositiveInt = 32  # pairs per forward or request
     deadline_s: PositiveFloat = 30.0  # http: one attempt
     max_retries: NonNegativeInt = 3  # http only
+    token_env: EnvironmentName | None = None  # http only: the environment variable, where the scorers run, whose value
+    # is sent as a bearer token; never the key itself, because settings are written to files
     allow_pickle: bool = False  # sklearn: a joblib file is a pickle, and loading one runs the code inside it; say
     # true only for files you made or trust. A "linear" head (JSON and safetensors) never needs it.
 
@@ -497,6 +511,13 @@ class CheckpointsConfig(Section):
         return self.every > 0 and step % self.every == 0 and (step < num_steps or self.keep_finished)
 
 
+class ReportConfig(Section):
+    """The report at the end of a run, <run>/report.html (docs/report.md)."""
+
+    enabled: bool = True  # false = none is written; `negalign-ray report` makes one at any time
+    max_samples: NonNegativeInt = 1000  # prompts whose texts are embedded, covered until clicked; 0 = no texts
+
+
 class DeadlinesConfig(Section):
     """Longest wait for each remote call, in seconds. A miss names the role and raises StallError."""
 
@@ -558,6 +579,7 @@ class Config(Section):
     follow: FollowConfig = FollowConfig()
     guards: GuardsConfig = GuardsConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
+    report: ReportConfig = ReportConfig()
     deadlines: DeadlinesConfig = DeadlinesConfig()
 
     @property

@@ -41,6 +41,28 @@ class UploadError(CheckpointError):
     """A checkpoint did not reach `checkpoints.url` in time; the local copy is untouched."""
 
 
+class ClusterError(NegalignError):
+    """No cluster answers at an address, or it cannot be joined from this machine."""
+
+    exit_code = 9
+
+
+class TokenError(ClusterError):
+    """A cluster refuses this process: its token is missing or another one."""
+
+
+class NoSuchRunError(ClusterError):
+    """The cluster has no run of that name; the message lists those that it has."""
+
+
+class RunEndedError(ClusterError):
+    """The run is over; the message says where its results are."""
+
+
+class RunExistsError(ConfigError):
+    """A run of the same name goes on in the same cluster."""
+
+
 class StorageError(NegalignError):
     """The run directory cannot be written: a full disk, a quota, a permission. What was written before is untouched."""
 

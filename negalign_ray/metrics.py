@@ -178,6 +178,9 @@ METRICS: dict[str, Metric] = {
         "LD-Align: mean weight of the step's pairs, 1 unless clipped.",
         "Far below 1: a few pairs far away hold the mean up; raise method.max_weight.",
     ),
+    "learner/own_{name}": Metric(
+        "of the method", "A metric of a method of your own (method.name=custom), mean over groups.", "See the method."
+    ),
     "learner/grad_norm": Metric(
         "norm", "Gradient norm before clipping.", "Always above learners.max_grad_norm: every step is clipped."
     ),
@@ -392,7 +395,9 @@ METRICS: dict[str, Metric] = {
 }
 
 _PATTERNS = {
-    key: re.compile(re.escape(key).replace(r"\{head\}", "[a-z][a-z0-9_]*").replace(r"\{behaviour\}", "(?s:.+)"))
+    key: re.compile(
+        re.sub(r"\\{(head|name)\\}", "[a-z][a-z0-9_]*", re.escape(key)).replace(r"\{behaviour\}", "(?s:.+)")
+    )
     for key in METRICS
     if "{" in key
 }

@@ -82,7 +82,7 @@ def test_version_is_the_package_version(run):
 
 def test_every_command_explains_itself(run):
     commands = [["train"], ["evaluate"], ["generate"], ["presets"], ["bench"], ["data"], ["data", "check"]]
-    commands += [["plan"], ["doctor"]]
+    commands += [["plan"], ["doctor"], ["submit"], ["status"], ["logs"], ["stop"], ["scale"]]
     for command in commands:
         code, out, _ = run(*command, "--help")
         assert code == 0

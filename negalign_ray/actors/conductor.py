@@ -2,58 +2,41 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from negalign_ray.actors.elastic import Elastic, require_room_for_more
+from negalign_ray.actors.elastic import Elastic, make_elastic
 from negalign_ray.actors.fleet import RayFleet
+from negalign_ray.actors.logs import LogFolder, read_record
+from negalign_ray.actors.overview import Overview, make_overview
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.processes import open_log, reason_of
 from negalign_ray.actors.roster import LearnerRoster
-from negalign_ray.actors.saving import Saver, read_rollout
+from negalign_ray.actors.saving import read_rollout
+from negalign_ray.actors.sealing import Sealer
+from negalign_ray.actors.status import Status
 from negalign_ray.actors.wiring import make_orders, make_rollout, remembered_contexts
-from negalign_ray.engines.checkpoints import Checkpoint
 from negalign_ray.engines.weights import WeightBundle
-from negalign_ray.errors import NegalignError, StallError
-from negalign_ray.events import Event, EventKind, EventLog
+from negalign_ray.errors import ConfigError, NegalignError, StallError
+from negalign_ray.events import Event, EventKind, EventLog, read_events
 from negalign_ray.loops.behaviours import samples_are_bad
 from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.guards import Firing, Guards
 from negalign_ray.loops.merge import merge_reports
+from negalign_ray.loops.pace import PACE_STEPS
 from negalign_ray.loops.roles import Batch, StepReport
 from negalign_ray.loops.rollout import Rollout
-from negalign_ray.loops.state import RolloutState
 from negalign_ray.loops.watchdog import Activity, suspects
-from negalign_ray.metrics import MetricsWriter, read_metrics
+from negalign_ray.metrics import MetricsWriter, Row, read_metrics
 from negalign_ray.records import Generation, SampleRequest, SamplingSpec
 from negalign_ray.trackers import open_trackers
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Status:
-    """What the terminal shows."""
-
-    step: int  # optimizer steps done
-    num_steps: int
-    sampler_version: int
-    ready_groups: int
-    buffered_groups: int
-    metrics: dict[str, float]  # of the last step
-    fatal: NegalignError | None
-    firings: tuple[Firing, ...] = ()  # of guards, so far
-    fit: tuple[int, float] | None = None  # groups, seconds so far: the guide is being fitted
-    final_version: int = 0  # of the weights in model/, once the learners are done
-    rolled_back_to: int | None = None  # step of the checkpoint that model/ is, after a roll-back
-    moves: int = 0  # grows with everything that happens to a role: the watchdog looks at it
-    num_learners: int = 0  # ranks that have started
-    replicas: dict[str, int] = field(default_factory=dict)  # samplers, scorers, references that serve
 
 
 @ray.remote(num_cpus=0, max_concurrency=256)  # type: ignore[call-overload]  # Ray's overloads lack it
@@ -72,6 +55,8 @@ class Conductor:
         self._reports: dict[int, list[StepReport]] = {}
         self._step = 0
         self._last_metrics: dict[str, float] = {}
+        self._phase, self._is_stopping = "starting", False
+        self._rows: deque[Row] = deque(maxlen=PACE_STEPS + 1)
         self._learners = LearnerRoster(self._fleet.book, record=self._record)
         self._guards = Guards(
             config.guards, heads=config.scorers.heads, unlearns_own_answers=samples_are_bad(plan.needs)
@@ -79,21 +64,19 @@ class Conductor:
         self._firings: list[Firing] = []
         self._resume_from = resume_from
         self._started = asyncio.Event()
-        self._saver = Saver(config)
-        self._save_lock = asyncio.Lock()
-        self._saves: set[asyncio.Task] = set()
+        self._sealer = Sealer(config, record=self._record)
         self._stepped = asyncio.Condition()
-        self._back_to: Checkpoint | None = None  # what a guard had the learners go back to
 
     async def ready(self) -> bool:
         """Waits for every role; the rollout loop itself waits for `start`."""
         await asyncio.to_thread(self._fleet.wait_until_ready)
         self._rollout = make_rollout(self._plan, fleet=self._fleet, orders=self._orders, record=self._record)
         teams = {"samplers": self._rollout.crew, **self._fleet.teams}
-        room = partial(require_room_for_more, self._plan)
-        self._elastic = Elastic(self._config, teams, require_room=room, record=self._record)
+        self._elastic = make_elastic(self._plan, teams, record=self._record)
         if self._resume_from is not None:
             await asyncio.to_thread(self._restore, self._resume_from)
+        if self._is_stopping:
+            await self._loop.stop()
         return True
 
     def _restore(self, checkpoint: Path) -> None:
@@ -115,7 +98,8 @@ class Conductor:
 
     async def scale(self, role: str, num: int) -> str:
         """More or fewer samplers, scorers or references from now on; what that means (see Elastic.scale)."""
-        assert self._elastic is not None, "ready() is awaited before anything else"
+        if self._elastic is None:
+            raise ConfigError(f"scale {role}={num}: the run is starting; ask again when its roles are ready.")
         return await self._elastic.scale(role, num)
 
     def make_room_for_learners(self) -> None:
@@ -167,30 +151,8 @@ class Conductor:
     # -- checkpoints -------------------------------------------------------------------------------------------
 
     def _begin_save(self) -> asyncio.Task:
-        """Seal the checkpoint of this very step while the run goes on; the learners have written their part."""
-        captured = self._loop.capture(self._step)
-        task = asyncio.get_running_loop().create_task(self._save(*captured, dict(self._last_metrics)))
-        self._saves.add(task)
-        task.add_done_callback(self._saves.discard)
-        return task
-
-    async def _save(self, state: RolloutState, handles: Sequence[Handle], metrics: dict[str, float]) -> None:
-        deadline_s = self._config.deadlines.checkpoint_s
-        has_snapshot = 0 < self._loop.schedule.due(state.step) < state.step
-        snapshot = self._loop.weights if has_snapshot else None
         replicas = self._elastic.changed if self._elastic else {}
-        try:
-            async with self._save_lock:
-                state = replace(state, fleet=await self._loop.remembered())
-                groups = [handle.ref for handle in handles]
-                call = asyncio.to_thread(self._saver.save, state, groups, snapshot, metrics, replicas)
-                checkpoint = await asyncio.wait_for(call, deadline_s)
-            self._record(Event(EventKind.CHECKPOINT, f"{checkpoint.path.name} is sealed", step=state.step))
-        except TimeoutError:
-            reason = f"the checkpoint of step {state.step} took longer than deadlines.checkpoint_s={deadline_s:g} s"
-            await self._loop.fail(StallError(f"{reason}; raise it, or checkpoints.every", role="conductor"))
-        except NegalignError as error:
-            await self._loop.fail(error)
+        return self._sealer.begin(self._loop, self._step, metrics=self._last_metrics, replicas=replicas)
 
     async def seal(self) -> None:
         """For a run that is stopped: the checkpoint of the last step, whether or not one was due."""
@@ -206,17 +168,8 @@ class Conductor:
         async with self._stepped:
             await self._stepped.wait_for(lambda: self._step >= num_steps_done)
         firing = next((firing for firing in self._firings if firing.action == "rollback"), None)
-        if firing is None:
-            return None
-        async with self._save_lock:
-            if self._back_to is None:
-                self._back_to = await asyncio.to_thread(self._saver.newest_before, firing.first_step)
-                if self._back_to is not None:
-                    self._record(Event(EventKind.ROLLBACK, f"back to {self._back_to.path.name}: {firing.reason}"))
-            if self._back_to is None:
-                log.warning("no checkpoint is older than step %d; the model stays as it is", firing.first_step)
-                return None
-        return self._back_to.path
+        back_to = None if firing is None else await self._sealer.go_back(firing.first_step, firing.reason)
+        return None if back_to is None else back_to.path
 
     async def learner_failed(self, error: NegalignError, rank: int) -> None:
         await self._learners.failed(error, rank)
@@ -226,11 +179,11 @@ class Conductor:
         batch = Batch(step, self._loop.buffer.take(step))
         self._last_metrics = merge_reports(reports, batch, rollout=self._loop)
         row = self._metrics.write(step + 1, self._last_metrics)
+        self._rows.append(row)
         self._step = step + 1
         log.info("step %d loss %.4f", step + 1, self._last_metrics["learner/loss"])
         if self._elastic is not None:
-            buffer = self._loop.buffer
-            self._elastic.observe(self._last_metrics, caught_up=buffer.num_ready == len(buffer))
+            self._elastic.observe(self._last_metrics, caught_up=self._loop.buffer.nothing_under_way)
         firings = self._guards.observe(step + 1, row)
         for firing in firings:
             log.warning("%s: %s", firing.action, firing.reason)
@@ -250,15 +203,7 @@ class Conductor:
 
     async def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Generation]:
         """Spread over the samplers, in order; for evaluation before and after the run."""
-        ranks = self._loop.crew.ranks
-        size = -(-len(requests) // len(ranks))
-        parts = [requests[start : start + size] for start in range(0, len(requests), size)]
-
-        async def answer(rank: int, part: Sequence[SampleRequest]) -> list[Generation]:
-            return await self._loop.crew.ask(rank, lambda rank: self._fleet.generate(rank, part, spec))
-
-        answers = await asyncio.gather(*(answer(*each) for each in zip(ranks, parts, strict=False)))
-        return [generation for part in answers for generation in part]
+        return await self._loop.crew.spread(requests, lambda rank, part: self._fleet.generate(rank, part, spec))
 
     async def wait_for_version(self, version: int) -> None:
         deadline_s = self._config.deadlines.weights_s
@@ -272,11 +217,15 @@ class Conductor:
             ) from None
 
     async def stop(self) -> None:
-        await self._loop.stop()
+        """The run ends after the step under way; one that is still starting, before its first."""
+        self._is_stopping = True
+        if self._rollout is not None:
+            await self._rollout.stop()
 
     def status(self) -> Status:
         rollout = self._rollout
         guide = rollout.figures[max(rollout.figures)] if rollout and rollout.figures else {}
+        back_to = self._sealer.back_to
         return Status(
             step=self._step,
             num_steps=self._config.learners.steps,
@@ -286,22 +235,48 @@ class Conductor:
             metrics={**guide, **self._last_metrics},  # of the newest iteration: only its first step's row has them
             fatal=self._learners.error or (rollout.fatal if rollout else None),
             firings=tuple(self._firings),
-            final_version=self._step if self._back_to is None else self._step + 1,
-            rolled_back_to=self._back_to.step if self._back_to else None,
+            final_version=self._step if back_to is None else self._step + 1,
+            rolled_back_to=None if back_to is None else back_to.step,
             fit=rollout.fit if rollout else None,
+            replicas=self._elastic.numbers if self._elastic else {},
             moves=self._fleet.book.moves,
             num_learners=len(self._learners),
-            replicas=self._elastic.numbers if self._elastic else {},
+            is_stopping=self._is_stopping,
+        )
+
+    def enter(self, phase: str) -> None:
+        """What the driver does now, for `overview`."""
+        self._phase = phase
+
+    async def overview(self) -> Overview:
+        return make_overview(
+            self._config,
+            phase=self._phase,
+            is_stopping=self._is_stopping,
+            step=self._step,
+            rollout=self._rollout,
+            activities=self.activities(),
+            rows=tuple(self._rows),
+            events=await asyncio.to_thread(read_events, self._config.run_dir),
         )
 
     def activities(self) -> tuple[Activity, ...]:
         """What every role is doing, as far as the conductor knows."""
         return self._fleet.book.activities()
 
+    def log_sizes(self) -> dict[str, int]:
+        """For those who do not see the run directory (see logs.py)."""
+        return LogFolder(self._config.run_dir).sizes()
+
+    def read_log(self, name: str, offset: int) -> bytes:
+        return LogFolder(self._config.run_dir).read(name, offset)
+
+    async def read_record(self, name: str, offset: int) -> bytes:
+        return await asyncio.to_thread(read_record, self._config.run_dir, name, offset)
+
     async def finish_uploads(self) -> list[str]:
         """Waits for copies of checkpoints that are on their way; what went wrong with them, one line each."""
-        await asyncio.gather(*self._saves, return_exceptions=True)
-        return await asyncio.to_thread(self._saver.finish)
+        return await self._sealer.finish()
 
     async def close(self) -> dict[str, int]:
         """Ends open orders, kills the roles, learners that are still there too, and returns how every order ended."""

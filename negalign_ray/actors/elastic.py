@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from negalign_ray.actors.cluster import evaluation_placements, free_nodes, live_nodes, placements, wait_for_seats
 from negalign_ray.actors.packing import Placement, require_seats
@@ -117,6 +118,10 @@ class Elastic:
             )
         if self._is_closed:
             raise ConfigError(f"scale {name}={num}: the run is ending; nothing is started any more.")
+
+
+def make_elastic(plan: Plan, teams: Mapping[str, Team], *, record: Record) -> Elastic:
+    return Elastic(plan.config, teams, require_room=partial(require_room_for_more, plan), record=record)
 
 
 def require_room_for_more(plan: Plan, name: str, num_more: int, numbers: Mapping[str, int]) -> None:

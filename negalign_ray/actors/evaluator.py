@@ -29,11 +29,14 @@ GROUPS_PER_CALL = 128  # of prompts priced; deadlines.reference_s bounds a call,
 
 
 class Evaluation:
-    def __init__(self, plan: Plan, *, base_path: Path, cache_dir: Path | None = None) -> None:
+    def __init__(
+        self, plan: Plan, *, base_path: Path, cache_dir: Path | None = None, namespace: str | None = None
+    ) -> None:
         """`base_path`: the model that is "before", and that KL is taken to.
 
-        `cache_dir` keeps what it says and thinks, for other runs.
+        `cache_dir` keeps what it says and thinks, for other runs. `namespace`: the run's, in Ray; None = its own.
         """
+        self._namespace = namespace
         self._plan, self._config, self._base_path = plan, plan.config.evaluation, base_path
         engine, dtype = plan.config.samplers.engine, plan.sampler_dtype
         self._cache = None if cache_dir is None else BaseCache(cache_dir, base_path, engine, dtype)
@@ -106,10 +109,10 @@ class Evaluation:
 
     @contextmanager
     def _scorer(self) -> Iterator[Score]:
-        options = actor_options(self._plan.config.scorers, name=f"{self._plan.config.run.name}/evaluation-scorer")
-        actor = start_actor(
-            Scorer, options, self._plan.config, heads=self._config.heads, rank=0, log_name="evaluation-scorer"
-        )
+        config = self._plan.config
+        name = f"{config.run.name}/evaluation-scorer"
+        options = actor_options(config.scorers, name=name, namespace=self._namespace)
+        actor = start_actor(Scorer, options, config, heads=self._config.heads, rank=0, log_name="evaluation-scorer")
 
         def score(pairs: Sequence[tuple[str, str]]) -> Mapping[str, Sequence[float]]:
             rows = self._get(actor.score_pairs.remote(pairs), "scorer", setting="score_s")
@@ -128,7 +131,8 @@ class Evaluation:
     def _price(self, name: str, model_path: Path, groups: Sequence[Group]) -> PriceBook:
         """What the model in `model_path` thinks of every response, from an actor started for it."""
         config = self._plan.config
-        options = actor_options(config.references, name=f"{config.run.name}/evaluation-{name}")
+        full_name = f"{config.run.name}/evaluation-{name}"
+        options = actor_options(config.references, name=full_name, namespace=self._namespace)
         actor = start_actor(
             Reference,
             options,

@@ -14,13 +14,14 @@ from typing import Any
 import ray
 
 from negalign_ray.actors.cluster import placements
+from negalign_ray.actors.locate import namespace_of
 from negalign_ray.actors.packing import Placement
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.pools import Make, Pool, PoolTeam
 from negalign_ray.actors.processes import wait_until_ready, within
 from negalign_ray.actors.reservations import Reservations, prefix_of
-from negalign_ray.actors.starting import make_guide, make_reference, make_sampler, make_scorer
-from negalign_ray.errors import NegalignError, NonFiniteError, RoleError, ScoreError, WeightUpdateError
+from negalign_ray.actors.starting import SameStart, make_guide, make_reference, make_sampler, make_scorer
+from negalign_ray.errors import NegalignError, NonFiniteError, RoleError, ScoreError
 from negalign_ray.events import Event, EventKind, Record, forget
 from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.crew import gone_without
@@ -39,12 +40,12 @@ class RayFleet:
     def __init__(self, plan: Plan, *, record: Record = forget) -> None:
         """Starts nothing; `wait_until_ready` does."""
         config = plan.config
-        self._config, self._deadlines, self._record = config, config.deadlines, record
         self.book = ActivityBook()
+        self._config, self._deadlines, self._record = config, config.deadlines, record
         self._reservations = Reservations(prefix_of(config.run.name), patience_s=config.deadlines.place_s)
         self._places = {place.role: place for place in placements(plan)}
         self._samplers = self._pool("sampler", partial(make_sampler, plan), config.samplers.num)
-        self._samplers.confirm = self._confirm_initial
+        self._samplers.confirm = SameStart().confirm
         self._scorers = self._pool("scorer", partial(make_scorer, plan), config.scorers.num)
         self._references = [
             self._pool("reference", partial(make_reference, plan, names), config.references.num, name=names[0])
@@ -55,7 +56,6 @@ class RayFleet:
         self._following = asyncio.Lock()
         self.num_samplers = config.samplers.num
         self._versions: dict[int, int] = {}  # of samplers
-        self._initial_checksum: int | None = None
         self.teams = {
             "scorers": self._team([self._scorers] if self._scorers.ranks else []),
             "references": self._team(self._references),
@@ -68,10 +68,11 @@ class RayFleet:
         return Pool(
             name,
             place,
-            make,
+            partial(make, namespace=namespace_of(self._config.run.name)),
             num=num if place.num else 0,
             reservations=self._reservations,
-            deadline_s=self._deadlines.start_s,
+            book=self.book,
+            within=self._within,
         )
 
     def _team(self, pools: Sequence[Pool]) -> PoolTeam:
@@ -87,8 +88,9 @@ class RayFleet:
         self._reservations.take(bundles | {LEARNERS: self._places["learner"]})
         calls = {pool.seat(rank): pool.start(rank) for pool in self._pools for rank in pool.ranks}
         answers = dict(zip(calls, wait_until_ready(calls, deadline_s=self._deadlines.start_s), strict=True))
-        for rank in self._samplers.ranks:
-            self._confirm_initial(rank, answers[self._samplers.seat(rank)])
+        for pool in self._pools:
+            for rank in pool.ranks:
+                pool.confirm(rank, answers[pool.seat(rank)])
 
     def make_room_for_learners(self) -> None:
         """Their group was held for them; Ray Train asks for one of its own."""
@@ -202,11 +204,13 @@ class RayFleet:
         return receipt
 
     async def replace_sampler(self, rank: int, weights: Any, version: int) -> None:
+        self._versions[rank] = 0
         await self._samplers.come_up(rank)
         if weights is not None:
             await self.load_weights(rank, weights, version)
 
     async def add_sampler(self, rank: int) -> None:
+        self._versions[rank] = 0
         await self._samplers.bring_up(rank)
 
     async def remove_sampler(self, rank: int) -> None:
@@ -236,20 +240,6 @@ class RayFleet:
                 self._record(Event(EventKind.SCALE, gone_without(len(pool.ranks), failure), role=pool.role, rank=rank))
                 return
             self._record(Event(EventKind.REPLACE, "a new actor is there", role=pool.role, rank=rank))
-
-    def _confirm_initial(self, rank: int, checksum: int) -> None:
-        """Samplers start with the same weights, whichever node they read the model on."""
-        self._versions[rank] = 0
-        if self._initial_checksum is None:
-            self._initial_checksum = checksum
-        if checksum != self._initial_checksum:
-            raise WeightUpdateError(
-                f"the initial model has checksum {checksum:016x} there, and {self._initial_checksum:016x} on the "
-                "sampler that was ready first; give all nodes the same files of model.path",
-                role="sampler",
-                rank=rank,
-                weight_version=0,
-            )
 
     # -- checkpoints -------------------------------------------------------------------------------------------
 

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from negalign_ray.actors.plan_checks import check_plan, check_settings, instruction_tokens
-from negalign_ray.config import LATENT_DISTANCE, Config, NEATConfig
+from negalign_ray.config import LATENT_DISTANCE, Config, CustomConfig, HeadConfig, NEATConfig
 from negalign_ray.data.benign import load_benign
 from negalign_ray.data.chat import ChatTokenizer, load_chat
 from negalign_ray.data.choices import load_choices
@@ -13,12 +14,13 @@ from negalign_ray.data.load import LoadedData, load_prompts
 from negalign_ray.data.split import in_seeded_order
 from negalign_ray.errors import ConfigError
 from negalign_ray.evaluation.probes import Probes, build_probes
-from negalign_ray.methods import METHODS, Method, Needs
+from negalign_ray.methods import Method, Needs, method_of
 from negalign_ray.methods.groups import RewardSource
 from negalign_ray.models.dtype import ComputeDtype, resolve_dtype
 from negalign_ray.models.packaged import resolve_model
 from negalign_ray.records import Prompt, Role
 from negalign_ray.rewards import check_head
+from negalign_ray.user_code import absolute_target
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Plan:
 
     @property
     def method(self) -> Method:
-        return METHODS[self.config.method.name]
+        return method_of(self.config.method)
 
     @property
     def needs(self) -> Needs:
@@ -92,7 +94,7 @@ class Plan:
 
 def make_plan(config: Config) -> Plan:
     """Checks all that can be checked without starting anything. Raises ConfigError, ModelError or DataError."""
-    config = with_absolute_dir(config)
+    config = with_absolute_paths(config)
     model_path = resolve_model(config.model.path).resolve()
     rpos_path = resolve_model(config.references.rpos).resolve() if config.references.rpos else model_path
     rneg_path = resolve_model(config.references.rneg).resolve() if config.references.rneg else rpos_path
@@ -141,15 +143,27 @@ def _with_backbone(config: Config, model_path: Path) -> Config:
     return config.model_copy(update={"guide": config.guide.model_copy(update={"backbone": str(backbone)})})
 
 
-def with_absolute_dir(config: Config) -> Config:
+def with_absolute_paths(config: Config) -> Config:
     """Ray's workers do not share the driver's working directory, so a relative path would name other folders there."""
-    return config.model_copy(update={"run": config.run.model_copy(update={"dir": config.run.dir.resolve()})})
+    sections: dict[str, Any] = {"run": config.run.model_copy(update={"dir": config.run.dir.resolve()})}
+    if isinstance(config.method, CustomConfig):
+        sections["method"] = config.method.model_copy(update={"target": absolute_target(config.method.target)})
+    for name in ("scorers", "evaluation"):
+        section = getattr(config, name)
+        sections[name] = section.model_copy(update={"heads": tuple(map(_with_absolute_target, section.heads))})
+    return config.model_copy(update=sections)
+
+
+def _with_absolute_target(head: HeadConfig) -> HeadConfig:
+    path = Path(head.target)
+    target = str(path.resolve()) if path.exists() else absolute_target(head.target)
+    return head.model_copy(update={"target": target})
 
 
 def needed_roles(config: Config) -> frozenset[Role]:
     """Human responses that every training prompt must have. ConfigError: a method of samples, but none are drawn."""
     method, num_samples = config.method, config.sampling.num_samples
-    needs = METHODS[method.name].needs(method)
+    needs = method_of(method).needs(method)
     if needs.samples == "required" and num_samples == 0:
         raise ConfigError(
             f"sampling.num_samples=0, but method.name={method.name} trains on the model's own answers; set 1 or more."

@@ -10,12 +10,13 @@ from typing import Any
 import ray
 
 from negalign_ray.actors.packing import Placement
-from negalign_ray.actors.processes import within
 from negalign_ray.actors.reservations import Reservations
 from negalign_ray.errors import RoleError
+from negalign_ray.loops.watchdog import ActivityBook
 
 ActorHandle = Any
 Make = Callable[..., ActorHandle]  # rank, further options of the actor
+Within = Callable[[str, Any, str, int], Awaitable[Any]]  # deadline by its setting, call, role, rank -> answer
 LOOK_EVERY_S = 5.0  # at the node of an actor that takes long to start
 Step = Callable[["Pool", int], Awaitable[None]]  # something done with the actor of that rank
 
@@ -31,15 +32,16 @@ class Pool:
         *,
         num: int,
         reservations: Reservations,
-        deadline_s: float,  # deadlines.start_s
+        book: ActivityBook,
+        within: Within,
         kill: Callable[[ActorHandle], None] = ray.kill,
     ) -> None:
         self.name, self.role = name, place.role  # two pools of references have a name each
-        self.confirm: Callable[[int, Any], None] | None = None  # looks at an actor's first answer, and may refuse it
+        self.confirm: Callable[[int, Any], None] = lambda rank, answer: None  # looks at a first answer, may refuse it
         self.actors: dict[int, ActorHandle] = {}
         self.ranks: tuple[int, ...] = tuple(range(num))
         self._place, self._make, self._reservations = replace(place, num=1), make, reservations
-        self._deadline_s, self._kill = deadline_s, kill
+        self._book, self._within, self._kill = book, within, kill
         self._num_calls: Counter[int] = Counter()  # under way
         self._drained: dict[int, asyncio.Event] = {}
         self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -63,6 +65,7 @@ class Pool:
         actor = self.actors.pop(rank, None)
         if actor is not None:
             self._kill(actor)
+            self._book.leave(self.role, rank)
         self._reservations.give_back(self.seat(rank))
 
     def end_all(self) -> None:
@@ -86,15 +89,11 @@ class Pool:
                 if await asyncio.to_thread(self._reservations.stands, self.seat(rank)):
                     raise
                 continue
-            if self.confirm is not None:
-                self.confirm(rank, answer)
+            self.confirm(rank, answer)
             return
 
     async def _first_answer(self, rank: int) -> Any:
-        call = within(
-            self.start(rank), deadline_s=self._deadline_s, setting="start_s", role=self.role, rank=rank, version=None
-        )
-        answer = asyncio.ensure_future(call)
+        answer = asyncio.ensure_future(self._within("start_s", self.start(rank), self.role, rank))
         try:
             while not (await asyncio.wait({answer}, timeout=LOOK_EVERY_S))[0]:
                 if not await asyncio.to_thread(self._reservations.stands, self.seat(rank)):

@@ -20,6 +20,10 @@ from negalign_ray.config import Resources
 from negalign_ray.errors import NegalignError, RoleError, StallError
 
 
+def conductor_name(run_name: str) -> str:
+    return f"{run_name}/conductor"
+
+
 def actor_options(resources: Resources, *, name: str, **more: Any) -> dict[str, Any]:
     """Ray options for one actor. Thread counts go into the environment, since libraries read them at import."""
     threads = str(resources.threads)

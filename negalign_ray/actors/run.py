@@ -17,15 +17,17 @@ from typing import Any
 import ray
 from rich.console import RenderableType
 
+from negalign_ray.actors.card import write_card
 from negalign_ray.actors.cluster import cluster
-from negalign_ray.actors.conductor import Conductor, Status
+from negalign_ray.actors.conductor import Status
 from negalign_ray.actors.dry_run import describe
 from negalign_ray.actors.evaluator import SIDES_FILE, Evaluation
 from negalign_ray.actors.failures import explained, learner_failure, sigterm_interrupts
 from negalign_ray.actors.learner import make_trainer
+from negalign_ray.actors.locate import namespace_of, require_idle
 from negalign_ray.actors.plan import Plan, make_plan
-from negalign_ray.actors.processes import Background, free_resources, start_actor, typed, wait_until_ready
-from negalign_ray.actors.reservations import give_back_leftovers, prefix_of
+from negalign_ray.actors.presence import announced, await_end, start_conductor
+from negalign_ray.actors.processes import Background, free_resources, typed, wait_until_ready
 from negalign_ray.actors.resume import Resumption, rewind
 from negalign_ray.actors.stall import explain_stall
 from negalign_ray.config import Config
@@ -37,6 +39,9 @@ from negalign_ray.events import FILE_NAME as EVENTS
 from negalign_ray.events import Event, EventKind, EventLog
 from negalign_ray.loops.watchdog import Activity, Watchdog
 from negalign_ray.metrics import time_so_far
+from negalign_ray.report import FILE_NAME as REPORT
+from negalign_ray.report import write_report
+from negalign_ray.report.read import CARD
 from negalign_ray.settings import dump_config
 from negalign_ray.trackers import TRACKERS
 
@@ -67,6 +72,7 @@ def train(config: Config, *, on_status: OnStatus = ignore_status, base_cache: Pa
 def resume(resumption: Resumption, *, on_status: OnStatus = ignore_status) -> dict[str, Any]:
     """Go on from a checkpoint of a run that was stopped or cut short, which `find_checkpoint` has found."""
     on_status("checking", None)
+    require_idle(resumption.config.run_dir)
     plan = make_plan(resumption.config)
     with explained(plan.config):
         rewind(resumption)
@@ -77,10 +83,12 @@ def _carry_out(
     plan: Plan, on_status: OnStatus, *, base_cache: Path | None = None, resume_from: Path | None = None
 ) -> dict[str, Any]:
     started_s = time.perf_counter()
-    with cluster(plan), sigterm_interrupts():
+    write_card(plan)
+    with cluster(plan), announced(plan.config.run_dir), sigterm_interrupts():
         summary = _Run(plan, on_status, base_cache, resume_from).execute()
     summary["wall_s"] = time.perf_counter() - started_s
     write_summary(plan.config.run_dir, summary)
+    try_report(plan.config)
     is_finished = summary["steps"] >= plan.config.learners.steps and summary["rolled_back_to"] is None
     if is_finished and not plan.config.checkpoints.keep_finished:
         CheckpointStore(plan.config.run_dir, plan.config.checkpoints).clear()
@@ -94,6 +102,7 @@ def dry_run(config: Config) -> RenderableType:
 
 def create_run_dir(config: Config) -> None:
     run_dir = config.run_dir
+    require_idle(run_dir)
     if (run_dir / "metrics.jsonl").exists():
         if not config.run.overwrite:
             raise ConfigError(
@@ -109,6 +118,7 @@ BASE_FOLDER = "base"  # what the initial model said and thought: a resumed run n
 RESULTS = (
     "metrics.jsonl", EVENTS, "summary.json", "summary.md", SIDES_FILE, "samples", "logs", "model", "ray_train",
     "tensorboard", CHECKPOINTS, MANIFEST, BASE_FOLDER,
+    CARD, REPORT,
     *TRACKERS,
 )  # fmt: skip
 
@@ -128,6 +138,20 @@ def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
     _replace(run_dir / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     if "figures" in summary:
         _replace(run_dir / "summary.md", summary_markdown(summary))
+
+
+def try_report(config: Config) -> None:
+    """<run>/report.html. The run's own files are complete by now, so that nothing which goes wrong here may end it."""
+    if not config.report.enabled:
+        return
+    path = config.run_dir / REPORT
+    try:
+        write_report([config.run_dir], path, max_samples=config.report.max_samples)
+    except Exception as error:
+        log.warning(
+            "%s was not written: %s: %s; all else is complete. `negalign-ray report %s` tries again.",
+            *(path, type(error).__name__, error, config.run_dir),
+        )
 
 
 def _replace(path: Path, text: str) -> None:
@@ -155,15 +179,20 @@ class _Run:
         base_cache = base_cache or plan.config.run_dir / BASE_FOLDER
         self._evaluation = None
         if plan.config.evaluation.enabled:
-            self._evaluation = Evaluation(plan, base_path=plan.model_path, cache_dir=base_cache)
+            self._evaluation = Evaluation(
+                plan,
+                base_path=plan.model_path,
+                cache_dir=base_cache,
+                namespace=namespace_of(plan.config.run.name),
+            )
         self._conductor: Any = None
+        self._phase = "starting"
         self._trainer: Background | None = None
         self._events = EventLog(plan.config.run_dir, earlier_s=time_so_far(plan.config.run_dir))
 
     def execute(self) -> dict[str, Any]:
         self._on_status("starting", None)
-        options = {"name": f"{self._config.run.name}/conductor"}
-        self._conductor = start_actor(Conductor, options, self._plan, self._resume_from)
+        self._conductor = start_conductor(self._plan, self._resume_from)
         try:
             wait_until_ready({"conductor-0": self._conductor.ready.remote()}, deadline_s=self._config.deadlines.start_s)
             summary = self._evaluate_train_evaluate()
@@ -174,6 +203,13 @@ class _Run:
             self._events.record(Event(EventKind.FAILED, reason))
             raise
         return summary | {"orders": self._close()}
+
+    def _tell(self, phase: str, status: Status | None) -> None:
+        """Whoever watches here, and through the conductor those who ask from elsewhere."""
+        if phase != self._phase:
+            self._phase = phase
+            self._conductor.enter.remote(phase)
+        self._on_status(phase, status)
 
     def _finish_uploads(self) -> list[str]:
         deadlines = self._config.deadlines
@@ -188,16 +224,16 @@ class _Run:
             return {}
         finally:
             ray.kill(self._conductor)
-            give_back_leftovers(prefix_of(self._config.run.name))  # of a conductor that could not do it itself
             if self._trainer is not None:  # its workers have been killed, and their places are soon free
                 self._trainer.wait(CLOSE_S)
+            await_end(self._config.run.name)
 
     def _evaluate_train_evaluate(self) -> dict[str, Any]:
         fit = make_trainer(self._plan, self._conductor, resume_from=self._resume_from).fit
         self._trainer = Background(fit)  # starts up while `before` is measured
         before = None
         if self._evaluation:
-            self._on_status("evaluating before", None)
+            self._tell("evaluating before", None)
             before = self._evaluation.answer_base(self._generate)
         self._call("start")
         self._watch(self._trainer)
@@ -205,7 +241,7 @@ class _Run:
         model_path = self._config.run_dir / "model"
         summary: dict[str, Any] = {}
         if self._evaluation and before:
-            self._on_status("evaluating after", status)
+            self._tell("evaluating after", status)
             self._call("wait_for_version", status.final_version)
             after = self._evaluation.answer(self._generate)
             summary = self._evaluation.compare(
@@ -222,7 +258,7 @@ class _Run:
             try:
                 trainer.wait(0.5)
                 status = self._status()
-                self._on_status("stopping" if stopping else "training", status)
+                self._tell("stopping" if stopping or status.is_stopping else "training", status)
                 self._require_learners(status, waited_s=time.monotonic() - started_s)
                 still_s = watchdog.look(status.moves)
                 if still_s is not None:
@@ -233,7 +269,7 @@ class _Run:
                 stopping = True
                 self._call("stop")
         status = self._status()
-        self._on_status("training", status)
+        self._tell("training", status)
         if trainer.error is not None:
             raise learner_failure(trainer.error, status.fatal) from trainer.error
         if status.fatal is not None:

@@ -8,6 +8,7 @@ from negalign_ray.actors.processes import actor_options, start_actor
 from negalign_ray.actors.reference import Reference
 from negalign_ray.actors.sampler import Sampler
 from negalign_ray.actors.scorer import Scorer
+from negalign_ray.errors import WeightUpdateError
 
 ActorHandle = Any
 
@@ -47,3 +48,23 @@ def make_guide(plan: Plan, rank: int, **options: Any) -> ActorHandle:
     config = plan.config
     options = actor_options(config.guide, name=f"{config.run.name}/guide-{rank}", **options)
     return start_actor(Guide, options, config, rank=rank, model_path=str(plan.model_path))
+
+
+class SameStart:
+    """Samplers start with the same weights, whichever node they read the model on."""
+
+    def __init__(self) -> None:
+        self._checksum: int | None = None
+
+    def confirm(self, rank: int, checksum: int) -> None:
+        """WeightUpdateError when it is not that of the sampler which was ready first."""
+        if self._checksum is None:
+            self._checksum = checksum
+        if checksum != self._checksum:
+            raise WeightUpdateError(
+                f"the initial model has checksum {checksum:016x} there, and {self._checksum:016x} on the sampler that "
+                "was ready first; give all nodes the same files of model.path",
+                role="sampler",
+                rank=rank,
+                weight_version=0,
+            )

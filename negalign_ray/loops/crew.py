@@ -11,7 +11,7 @@ without it; only the last one takes the run with it. Ranks need not be contiguou
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from negalign_ray.events import Event, EventKind, Record, forget
 from negalign_ray.loops.roles import Fleet
 
 log = logging.getLogger(__name__)
-Answer = TypeVar("Answer")
+Answer, Item = TypeVar("Answer"), TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,25 @@ class Crew:
                 except RoleError as error:
                     await self._replace(member, error, self.held)
                     raise
+
+    async def spread(
+        self, items: Sequence[Item], call: Callable[[int, Sequence[Item]], Awaitable[Sequence[Answer]]]
+    ) -> list[Answer]:
+        """One answer for each item, in order: each sampler gets a contiguous, near-equal part of them, and what one
+        failed at is asked once more."""
+
+        async def answer(rank: int, part: Sequence[Item]) -> Sequence[Answer]:
+            try:
+                return await self.ask(rank, lambda rank: call(rank, part))
+            except RoleError as error:
+                log.warning("%s; asking again", error)
+                return await self.ask(rank, lambda rank: call(rank, part))
+
+        ranks = self.ranks
+        size = max(1, -(-len(items) // len(ranks)))
+        parts = [items[start : start + size] for start in range(0, len(items), size)]
+        answers = await asyncio.gather(*(answer(*each) for each in zip(ranks, parts, strict=False)))
+        return [each for part in answers for each in part]
 
     async def load(self, held: Held) -> float:
         """Give new weights to all that serve; the seconds of the slowest. The caller holds `updating`."""

@@ -7,6 +7,7 @@ The book is kept by whoever calls the roles, so that it needs no answer from one
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ class Activity:
     for_s: float
     works: bool  # others may be waiting for it; False: it is idle, or waits itself
     weight_version: int | None = None
+    busy_s: float = 0.0  # how long it has worked since the run began, calls that overlap counted once
 
     @property
     def who(self) -> str:
@@ -50,21 +52,31 @@ class ActivityBook:
         self._now_s, self._numbers = now_s, itertools.count()
         self._states: dict[RoleKey, _Entry] = {}
         self._calls: dict[RoleKey, dict[int, _Entry]] = {}  # under way, by number: a scorer has several at once
+        self._busy_s: Counter[RoleKey] = Counter()  # of work that is over
+        self._works_since_s: dict[RoleKey, float] = {}
 
     @contextmanager
     def call(self, role: str, rank: int, doing: str, *, version: int | None = None) -> Iterator[None]:
         """Around a call to a role, which is idle when none is under way."""
         calls, number = self._calls.setdefault((role, rank), {}), next(self._numbers)
         calls[number] = _Entry(doing, self._now_s(), True, version)
+        self._works_since_s.setdefault((role, rank), self._now_s())
         try:
             yield
         finally:
             del calls[number]
-            self._enter(role, rank, _Entry("idle", self._now_s(), False, version))
+            if self._calls.get((role, rank)) is calls:  # else it has left meanwhile
+                self._enter(role, rank, _Entry("idle", self._now_s(), False, version))
 
     def says(self, role: str, rank: int, doing: str, *, works: bool, version: int | None = None) -> None:
         """For a role that tells what it does now: a learner."""
         self._enter(role, rank, _Entry(doing, self._now_s(), works, version))
+
+    def leave(self, role: str, rank: int) -> None:
+        """It is gone, and nobody waits for it any more."""
+        for entries in (self._states, self._calls, self._works_since_s):
+            entries.pop((role, rank), None)
+        self.moves += 1
 
     def activities(self) -> tuple[Activity, ...]:
         """Of every role, by its longest call; by name."""
@@ -73,13 +85,25 @@ class ActivityBook:
         }
         now_s = self._now_s()
         return tuple(
-            Activity(*key, entry.doing, now_s - entry.since_s, entry.works, entry.version)
+            Activity(
+                *key,
+                entry.doing,
+                now_s - entry.since_s,
+                entry.works,
+                entry.version,
+                busy_s=self._busy_s[key] + now_s - self._works_since_s.get(key, now_s),
+            )
             for key, entry in sorted(entries.items())
         )
 
     def _enter(self, role: str, rank: int, entry: _Entry) -> None:
-        self._states[role, rank] = entry
+        key = role, rank
+        self._states[key] = entry
         self.moves += 1
+        if key in self._works_since_s and not self._calls.get(key):
+            self._busy_s[key] += self._now_s() - self._works_since_s.pop(key)
+        if entry.works:
+            self._works_since_s.setdefault(key, self._now_s())
 
 
 class Watchdog:

@@ -9,11 +9,13 @@ once. Messages hold neither bodies nor credentials.
 
 import asyncio
 import logging
+import os
 import re
+import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
@@ -23,6 +25,7 @@ from negalign_ray.rewards.protocol import Pair, checked_scores, score_error
 
 logger = logging.getLogger(__name__)
 MAX_REDIRECTS = 3
+SECRET_NAME = re.compile(r"key|token|secret|passw|auth|sig", re.IGNORECASE)  # of a parameter in a URL
 KEEPS_METHOD = {307, 308}  # the other redirects turn a POST into a GET
 
 
@@ -31,7 +34,7 @@ class _TransientError(Exception):
 
 
 def check_url(target: str, *, head: str) -> httpx.URL:
-    """The parsed URL, or ConfigError."""
+    """The parsed URL, or ConfigError; one with a secret in it is refused, because settings are written to files."""
     public = re.sub(r"//[^/@]*@", "//", target).partition("?")[0]
     try:
         url = httpx.URL(target)
@@ -39,7 +42,27 @@ def check_url(target: str, *, head: str) -> httpx.URL:
         raise ConfigError(f"head {head!r}: target={public!r} is not a URL.") from error
     if url.scheme not in {"http", "https"} or not url.host:
         raise ConfigError(f"head {head!r}: target={public!r} must start with http:// or https:// and name a host.")
+    secret = "a name or a password" if url.userinfo else next((n for n in url.params if SECRET_NAME.search(n)), None)
+    if secret is not None:
+        raise ConfigError(
+            f"head {head!r}: target={public!r} holds {secret}, which would be written to config.yaml. Take it out, put "
+            "it into an environment variable where the scorers run, and name that variable by token_env: it is sent as "
+            "`Authorization: Bearer ...`."
+        )
     return url
+
+
+def bearer_of(token_env: str | None, *, head: str) -> Mapping[str, str]:
+    """Headers. ConfigError when the variable is not set here."""
+    if token_env is None:
+        return {}
+    token = os.environ.get(token_env)
+    if not token:
+        raise ConfigError(
+            f"head {head!r}: the environment variable that token_env={token_env} names is not set on "
+            f"{socket.gethostname()}. Set it on every node that runs scorers, before Ray is started there."
+        )
+    return {"Authorization": f"Bearer {token}"}
 
 
 def shown(url: httpx.URL) -> str:
@@ -58,11 +81,21 @@ class HTTPHead:
     deadline_s: float
     max_retries: int
     tls: ssl.SSLContext
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # with the token
     first_wait_s: float = 0.25  # doubles with each retry, plus jitter
     max_wait_s: float = 10.0
 
     @classmethod
-    def load(cls, name: str, target: str, *, batch_size: int, deadline_s: float, max_retries: int) -> "HTTPHead":
+    def load(
+        cls,
+        name: str,
+        target: str,
+        *,
+        batch_size: int,
+        deadline_s: float,
+        max_retries: int,
+        token_env: str | None = None,
+    ) -> "HTTPHead":
         logging.getLogger("httpx").setLevel(logging.WARNING)  # at INFO it logs every URL, query included
         return cls(
             name=name,
@@ -71,6 +104,7 @@ class HTTPHead:
             deadline_s=deadline_s,
             max_retries=max_retries,
             tls=httpx.create_ssl_context(),  # reads the certificate store: once, not per call
+            headers=bearer_of(token_env, head=name),
         )
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
@@ -132,7 +166,7 @@ class HTTPHead:
         url = self.url
         payload = {"pairs": [list(pair) for pair in batch]}
         for _ in range(MAX_REDIRECTS + 1):
-            response = await client.post(url, json=payload)
+            response = await client.post(url, json=payload, headers=self.headers)
             if not response.has_redirect_location:
                 return response
             target = url.join(response.headers["location"])

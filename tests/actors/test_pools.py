@@ -6,9 +6,11 @@ import pytest
 
 from negalign_ray.actors.packing import Placement
 from negalign_ray.actors.pools import Pool, PoolTeam
-from negalign_ray.errors import PlacementError, RoleError
+from negalign_ray.actors.starting import SameStart
+from negalign_ray.errors import PlacementError, RoleError, WeightUpdateError
 from negalign_ray.loops.prices import price_by_prompt
 from negalign_ray.loops.roles import StageResult
+from negalign_ray.loops.watchdog import ActivityBook
 
 
 class FakeReservations:
@@ -72,9 +74,16 @@ class Stage:
         actor.alive = False
 
 
+async def within(setting: str, call, role: str, rank: int) -> object:
+    assert setting == "start_s"
+    return await call
+
+
 def make_pool(num: int, *, stage: Stage, held: FakeReservations, name: str = "scorer") -> Pool:
     place = Placement("scorer", num, cpus=1.0, gpus=0.0, threads=1)
-    pool = Pool(name, place, stage.make, num=num, reservations=held, deadline_s=5.0, kill=stage.kill)  # type: ignore[arg-type]
+    pool = Pool(
+        name, place, stage.make, num=num, reservations=held, book=ActivityBook(), within=within, kill=stage.kill
+    )  # type: ignore[arg-type]
     held.take(pool.bundles(pool.ranks))
     for rank in pool.ranks:
         pool.actors[rank] = stage.make(rank)
@@ -195,6 +204,14 @@ def test_a_first_answer_can_be_refused():
         assert seen == [(0, 17)]
 
     asyncio.run(scenario())
+
+
+def test_a_sampler_whose_node_has_other_files_of_the_model_is_refused():
+    start = SameStart()
+    for rank in (0, 1):
+        start.confirm(rank, 0xAB)
+    with pytest.raises(WeightUpdateError, match=r"sampler\[2\] v0: .*00000000000000ac there.*00000000000000ab on the"):
+        start.confirm(2, 0xAC)
 
 
 def test_prompts_go_to_the_ranks_that_there_are():

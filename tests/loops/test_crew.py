@@ -197,6 +197,27 @@ def test_the_last_sampler_takes_the_run_with_it_when_it_cannot_be_replaced():
         run(make_rollout(fleet, num_steps=3), 3)
 
 
+def test_work_that_is_spread_comes_back_in_order_and_what_one_failed_at_is_asked_once_more():
+    async def scenario():
+        fleet = FakeFleet(num_samplers=3)
+        crew = make_crew(fleet)
+        await crew.leave(1)
+        asked: list[tuple[int, tuple[int, ...]]] = []
+
+        async def call(rank: int, part) -> list[int]:
+            asked.append((rank, tuple(part)))
+            if len(asked) == 1:
+                raise RoleError("killed", role="sampler", rank=rank)
+            return [10 * item for item in part]
+
+        assert await crew.spread([1, 2, 3], call) == [10, 20, 30]
+        assert asked == [(0, (1, 2)), (2, (3,)), (0, (1, 2))]
+        assert fleet.replaced == [0]
+        assert await crew.spread([], call) == []
+
+    asyncio.run(scenario())
+
+
 # -- whatever happens ----------------------------------------------------------------------------------------------
 
 MOVES = st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["join", "leave"])), max_size=6)

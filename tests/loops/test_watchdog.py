@@ -81,6 +81,44 @@ def test_a_learner_tells_what_it_does_and_each_word_is_a_move(book, clock):
     assert book.activities() == (Activity("learner", 0, "trains on step 3", 0.0, works=True),)
 
 
+def busy_s(book: ActivityBook) -> dict[str, float]:
+    return {activity.role: activity.busy_s for activity in book.activities()}
+
+
+def test_the_seconds_of_work_add_up_and_overlapping_calls_count_once(book, clock):
+    with book.call("scorer", 0, "score"):
+        clock.now_s += 5
+        with book.call("scorer", 0, "score"):
+            clock.now_s += 1
+        clock.now_s += 2
+        assert busy_s(book) == {"scorer": 8.0}, "the call under way counts, too"
+    clock.now_s += 100
+    with book.call("scorer", 0, "score"):
+        clock.now_s += 3
+    assert busy_s(book) == {"scorer": 11.0}
+
+
+def test_a_role_that_has_left_is_named_no_more_even_when_its_call_ends_afterwards(book):
+    with book.call("sampler", 0, "sample"):
+        pass
+    with book.call("sampler", 1, "start"):
+        book.leave("sampler", 1)
+    assert shown(book) == ["sampler[0]: idle for 0 s"]
+    with book.call("sampler", 1, "start"):
+        assert shown(book)[1] == "sampler[1]: start for 0 s", "another one of its rank is known again"
+
+
+def test_a_learner_that_waits_does_not_work(book, clock):
+    for _ in range(2):
+        book.says("learner", 0, "waits for a batch", works=False)
+        clock.now_s += 10
+        book.says("learner", 0, "trains", works=True)
+        clock.now_s += 3
+        book.says("learner", 0, "has trained", works=True)
+        clock.now_s += 1
+    assert busy_s(book) == {"learner": 8.0}
+
+
 def test_suspects_are_those_who_work_the_longest_first_never_those_who_wait():
     waits = Activity("learner", 0, "waits for the batch of step 3", 500.0, works=False)
     works = Activity("sampler", 1, "sample call", 430.0, works=True)
