@@ -21,8 +21,10 @@ from typing import Any
 
 import ray
 
-from negalign_ray.actors.conductor import Status
+from negalign_ray.actors.locate import namespace_of
+from negalign_ray.actors.processes import conductor_name
 from negalign_ray.actors.stall import find_processes
+from negalign_ray.actors.status import Status
 from negalign_ray.config import Config
 from negalign_ray.loops.watchdog import Activity
 from tests.actors.conftest import read_rows
@@ -41,7 +43,8 @@ class Scene:
 
     @property
     def conductor(self) -> Any:
-        return ray.get_actor(f"{self.config.run.name}/conductor")
+        name = self.config.run.name
+        return ray.get_actor(conductor_name(name), namespace=namespace_of(name))
 
     def status(self) -> Status:
         return ray.get(self.conductor.status.remote(), timeout=30)
