@@ -41,6 +41,34 @@ class UploadError(CheckpointError):
     """A checkpoint did not reach `checkpoints.url` in time; the local copy is untouched."""
 
 
+class ClusterError(NegalignError):
+    """No cluster answers at an address, or it cannot be joined from this machine."""
+
+    exit_code = 9
+
+
+class TokenError(ClusterError):
+    """A cluster refuses this process: its token is missing or another one."""
+
+
+class NoSuchRunError(ClusterError):
+    """The cluster has no run of that name; the message lists those that it has."""
+
+
+class RunEndedError(ClusterError):
+    """The run is over; the message says where its results are."""
+
+
+class RunExistsError(ConfigError):
+    """A run of the same name goes on in the same cluster."""
+
+
+class StorageError(NegalignError):
+    """The run directory cannot be written: a full disk, a quota, a permission. What was written before is untouched."""
+
+    exit_code = 8
+
+
 class RoleError(NegalignError):
     """A remote role failed. The message starts with role, rank and weight version, e.g. `sampler[1] v12: ...`."""
 
@@ -68,7 +96,8 @@ class WeightUpdateError(RoleError):
 
 
 class StallError(RoleError):
-    """A remote call missed its deadline; the message says which call, for how long, and the setting that bounds it."""
+    """A remote call missed its deadline, or nothing moves at all; the message says what, for how long, and the setting
+    that bounds it."""
 
 
 class NonFiniteError(RoleError):
@@ -77,3 +106,9 @@ class NonFiniteError(RoleError):
 
 class MissingReferenceError(NegalignError, LookupError):
     """A group reached a loss that compares with references, but a response has no reference log-prob."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which `ray job stop`, Slurm, Kubernetes and systemd send: like Ctrl-C, not an error."""
+
+    exit_code = 143  # 128 + SIGTERM, as shells have it

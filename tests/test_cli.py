@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from negalign_ray import __version__, cli
 from negalign_ray.cli.progress import Progress, clock
-from negalign_ray.errors import ConfigError, StallError
+from negalign_ray.errors import ConfigError, StallError, StorageError, Terminated
 from negalign_ray.loops.guards import Firing
 
 HEAVY = {"torch", "ray", "transformers", "vllm", "deepspeed", "datasets", "sklearn", "tensorboard", "numpy"}
@@ -82,7 +82,7 @@ def test_version_is_the_package_version(run):
 
 def test_every_command_explains_itself(run):
     commands = [["train"], ["evaluate"], ["generate"], ["presets"], ["bench"], ["data"], ["data", "check"]]
-    commands += [["plan"], ["doctor"]]
+    commands += [["plan"], ["doctor"], ["submit"], ["status"], ["logs"], ["stop"], ["scale"]]
     for command in commands:
         code, out, _ = run(*command, "--help")
         assert code == 0
@@ -117,7 +117,12 @@ def test_debug_shows_the_traceback(run):
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(StallError("no answer for 30 s [step 3]", role="sampler", rank=1), 6), (KeyboardInterrupt(), 130)],
+    [
+        (StallError("no answer for 30 s [step 3]", role="sampler", rank=1), 6),
+        (KeyboardInterrupt(), 130),
+        (Terminated(), 143),
+        (StorageError("the disk is full"), 8),
+    ],
 )
 def test_errors_of_a_command_become_exit_codes(monkeypatch, run, error, code):
     def fail(*_):
@@ -129,6 +134,17 @@ def test_errors_of_a_command_become_exit_codes(monkeypatch, run, error, code):
     assert "Traceback" not in err
     if code == 6:  # brackets are text, not markup
         assert err == "StallError: sampler[1]: no answer for 30 s [step 3]\n"
+
+
+def test_how_to_go_on_is_a_line_of_its_own_below_the_error(monkeypatch, run):
+    def fail(*_):
+        error = StorageError("the disk is full")
+        error.add_note("To go on [again]: negalign-ray train --resume runs/d2o")
+        raise error
+
+    monkeypatch.setattr(cli, "_load", fail)
+    expected = "StorageError: the disk is full\nTo go on [again]: negalign-ray train --resume runs/d2o\n"
+    assert run("train") == (8, "", expected)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -151,6 +167,34 @@ def test_an_unknown_command_is_refused(run):
     code, _, err = run("trian")
     assert code == 2
     assert "trian" in err
+
+
+# Evaluate
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--lm-eval-options", "--limit 9"), "--lm-eval-options without --lm-eval"),
+        (("--lm-eval", ""), "--lm-eval names no task"),
+        (("--lm-eval", "arc", "--lm-eval-options", "--tasks x"), "--tasks is set by this command"),
+        (("--lm-eval", "arc", "--lm-eval-options", "'"), "No closing quotation"),
+    ],
+)
+def test_a_wrong_benchmark_option_is_refused_before_anything_starts(run, options, message):
+    code, out, err = run("evaluate", "no-such-model", *options)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_tasks_are_separated_by_commas_and_options_are_words_of_a_shell():
+    from negalign_ray.cli.evaluate import read_lm_eval
+
+    found = read_lm_eval("arc_easy, piqa", "--limit 100 --include_path 'my tasks'")
+    assert found is not None
+    assert found.tasks == ("arc_easy", "piqa")
+    assert found.options == ("--limit", "100", "--include_path", "my tasks")
+    assert read_lm_eval(None, "") is None
 
 
 # Data check

@@ -53,6 +53,10 @@ CONTRADICTIONS = [
         ('scorers.heads=[{"name": "latent_distance", "kind": "python", "target": "m:f"}]',),
         r"'latent_distance' is what the guide's distances are stored under",
     ),
+    (
+        ("deadlines.stall_s=900",),
+        r"deadlines\.stall_s=900 must be longer than every single call may take, and deadlines\.guide_s=1200; raise",
+    ),
 ]
 
 

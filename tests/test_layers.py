@@ -7,14 +7,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "negalign_ray"
 
 LAYERS = [
     {"errors"},
-    {"config", "records", "metrics", "events", "machine"},  # 1: plain data, no torch
+    {"config", "records", "metrics", "events", "machine", "user_code"},  # 1: plain data, no torch
     {"settings", "methods", "data", "rewards", "trackers"},  # 2: functions over settings, tensors and text
     {"models"},  # 3: policies over packed rows
     {"engines", "loops", "evaluation"},  # 4: wrappers of heavy libraries; the two loops; measures
     {"report"},  # 5: a run directory as one page
     {"actors"},  # 6: Ray, and nothing but Ray
-    {"bench", "doctor", "planning"},  # 7: measures the roles; looks at the machine; predicts a run
+    {"bench", "doctor", "live", "planning"},  # 7: measures the roles; looks at machine or run; predicts a run
     {"cli"},  # 8: wires actors to the terminal
+    {"api"},  # 9: the same from Python
 ]
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 LOWEST_LAYER = {"torch": 2, "transformers": 2}

@@ -1,7 +1,6 @@
 """The roles as Ray actors, and a run from the driver's side."""
 
 import os
-import secrets
 import sys
 
 
@@ -13,8 +12,6 @@ def _authenticate_local_clusters() -> None:
     if "ray" in sys.modules or os.environ.get("RAY_ADDRESS"):
         return
     os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 _authenticate_local_clusters()

@@ -5,15 +5,16 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import ray
 
+from negalign_ray.actors.locate import namespace_of
 from negalign_ray.actors.packing import Node, Placement, explain_missing, require_seats, require_whole_gpus, seat
 from negalign_ray.actors.plan import Plan
+from negalign_ray.actors.token import ensure_token
 from negalign_ray.config import OBJECT_STORE_BYTES
-from negalign_ray.errors import PlacementError, RoleError
+from negalign_ray.errors import PlacementError, RoleError, TokenError
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ def placements(plan: Plan) -> list[Placement]:
         roles.append(("reference", num_references, config.references))
     if config.uses_guide:
         roles.append(("guide", 1, config.guide))
+    if config.evaluation.every:
+        roles.append(("evaluation scorer", 1, config.scorers))
     return [Placement.of(role, num, section) for role, num, section in roles]
 
 
@@ -35,14 +38,14 @@ def evaluation_placements(plan: Plan) -> list[Placement]:
     """What the evaluation after training needs: the learners are gone, a judge and one model at a time are there."""
     if not plan.config.evaluation.enabled:
         return []
-    stay = [place for place in placements(plan) if place.role != "learner"]
+    stay = [place for place in placements(plan) if place.role not in ("learner", "evaluation scorer")]
     return stay + _evaluators(plan)
 
 
 def answering_placements(plan: Plan) -> list[Placement]:
-    """What `negalign-ray evaluate` needs: one sampler answers, then a judge and one model at a time."""
+    """What `negalign-ray evaluate` needs: samplers answer, then a judge and one model at a time."""
     samplers = next(place for place in placements(plan) if place.role == "sampler")
-    return [replace(samplers, num=1), *_evaluators(plan)]
+    return [samplers, *_evaluators(plan)]
 
 
 def _evaluators(plan: Plan) -> list[Placement]:
@@ -59,19 +62,22 @@ def cluster(plan: Plan, *, train: bool = True) -> Iterator[None]:
 
     PlacementError unless it can hold the run (`train`), or an evaluation alone.
     """
-    with shared_cluster():
+    with shared_cluster(namespace_of(plan.config.run.name) if train else None):
         now, later = (placements(plan), evaluation_placements(plan)) if train else (answering_placements(plan), [])
         require_room(now, later=later, patience_s=plan.config.deadlines.place_s)
         yield
 
 
 @contextmanager
-def shared_cluster() -> Iterator[None]:
-    """One cluster for everything inside: a `cluster` or `shared_cluster` within it joins it and leaves it running."""
+def shared_cluster(namespace: str | None = None) -> Iterator[None]:
+    """One cluster for everything inside: a `cluster` or `shared_cluster` within it joins it and leaves it running.
+
+    Actors without a namespace of their own, as those of Ray Train, live in `namespace`; None = one of nobody else.
+    """
     if ray.is_initialized():
         yield
         return
-    start_ray()
+    start_ray(namespace)
     try:
         yield
     finally:
@@ -82,17 +88,22 @@ def stop_ray() -> None:
     ray.shutdown()
 
 
-def start_ray(*, init: Callable[..., Any] = ray.init) -> None:
+def start_ray(namespace: str | None = None, *, init: Callable[..., Any] = ray.init) -> None:
     """A local cluster is token-authenticated (see the package's __init__), logs to files, its dashboard on loopback.
 
-    Raises RoleError (role cluster) when Ray does not start, or when the cluster of RAY_ADDRESS cannot be joined.
+    Raises RoleError (role cluster) when Ray does not start, or when the cluster of RAY_ADDRESS cannot be joined, and
+    TokenError when that cluster refuses this process's token.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what hides no GPU; see device_of
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        ensure_token()
     try:
-        init(**init_settings(address))
+        init(**init_settings(address), namespace=namespace)
     except Exception as error:  # Ray raises Exception itself when its node does not come up
+        if address and (refused := refusal(error, address)):
+            raise refused from error
         raise _start_error(error, address) from error
     for name in ("ray", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -108,6 +119,25 @@ def init_settings(address: str | None) -> dict[str, Any]:
         return quiet
     own = {"address": "local", "include_dashboard": True, "dashboard_host": "127.0.0.1"}
     return quiet | own | {"object_store_memory": OBJECT_STORE_BYTES}
+
+
+def refusal(error: Exception, address: str) -> TokenError | None:
+    """What `ray.init` raised, where the cluster did not take the token of this process; else None."""
+    return token_error(address) if "uthenticat" in f"{error!r} {error.__cause__!r}" else None
+
+
+def token_error(address: str) -> TokenError:
+    """Says where a token was looked for, never the token."""
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        reason = f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE') or 'not set'}, so that none was sent"
+    elif os.environ.get("RAY_AUTH_TOKEN"):
+        reason = "that of RAY_AUTH_TOKEN is another one"
+    else:
+        reason = f"{os.environ.get('RAY_AUTH_TOKEN_PATH') or '~/.ray/auth_token'} has none, or another one"
+    return TokenError(
+        f"the cluster at {address} did not get its token from this process: {reason}. Set RAY_AUTH_MODE=token, and put "
+        "that cluster's token into a file that RAY_AUTH_TOKEN_PATH names, or into ~/.ray/auth_token."
+    )
 
 
 def _start_error(error: Exception, address: str | None) -> RoleError:

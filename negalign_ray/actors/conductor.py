@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,22 +11,28 @@ from typing import Any
 import ray
 
 from negalign_ray.actors.fleet import RayFleet
+from negalign_ray.actors.logs import LogFolder, read_record
+from negalign_ray.actors.midrun import MidRunEvaluation, start_midrun
+from negalign_ray.actors.overview import Overview, make_overview
 from negalign_ray.actors.plan import Plan
-from negalign_ray.actors.processes import open_log
+from negalign_ray.actors.processes import open_log, reason_of
+from negalign_ray.actors.roster import LearnerRoster
 from negalign_ray.actors.saving import Saver, read_rollout
 from negalign_ray.actors.wiring import make_orders, make_rollout
 from negalign_ray.engines.checkpoints import Checkpoint
 from negalign_ray.engines.weights import WeightBundle
-from negalign_ray.errors import NegalignError, RoleError, StallError
-from negalign_ray.events import Event, EventKind, EventLog
+from negalign_ray.errors import NegalignError, StallError
+from negalign_ray.events import Event, EventKind, EventLog, read_events
 from negalign_ray.loops.behaviours import samples_are_bad
 from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.guards import Firing, Guards
 from negalign_ray.loops.merge import merge_reports
+from negalign_ray.loops.pace import PACE_STEPS
 from negalign_ray.loops.roles import Batch, StepReport
 from negalign_ray.loops.rollout import Rollout
 from negalign_ray.loops.state import RolloutState
-from negalign_ray.metrics import MetricsWriter, read_metrics
+from negalign_ray.loops.watchdog import Activity, suspects
+from negalign_ray.metrics import MetricsWriter, Row, read_metrics
 from negalign_ray.records import Generation, Prompt, SampleRequest, SamplingSpec, TokenIds
 from negalign_ray.trackers import open_trackers
 
@@ -47,6 +54,9 @@ class Status:
     fit: tuple[int, float] | None = None  # groups, seconds so far: the guide is being fitted
     final_version: int = 0  # of the weights in model/, once the learners are done
     rolled_back_to: int | None = None  # step of the checkpoint that model/ is, after a roll-back
+    moves: int = 0  # grows with everything that happens to a role: the watchdog looks at it
+    num_learners: int = 0  # ranks that have started
+    is_stopping: bool = False  # somebody has asked for the end: Ctrl-C, or `negalign-ray stop`
 
 
 @ray.remote(num_cpus=0, max_concurrency=256)  # type: ignore[call-overload]  # Ray's overloads lack it
@@ -74,7 +84,9 @@ class Conductor:
         self._reports: dict[int, list[StepReport]] = {}
         self._step = 0
         self._last_metrics: dict[str, float] = {}
-        self._learner_error: NegalignError | None = None
+        self._phase, self._is_stopping = "starting", False
+        self._rows: deque[Row] = deque(maxlen=PACE_STEPS + 1)
+        self._learners = LearnerRoster(self._fleet.book, record=self._record)
         self._guards = Guards(
             config.guards, heads=config.scorers.heads, unlearns_own_answers=samples_are_bad(plan.needs)
         )
@@ -86,6 +98,7 @@ class Conductor:
         self._saves: set[asyncio.Task] = set()
         self._stepped = asyncio.Condition()
         self._back_to: Checkpoint | None = None  # what a guard had the learners go back to
+        self._midrun: MidRunEvaluation | None = None
 
     async def ready(self) -> bool:
         """Waits for every role; the rollout loop itself waits for `start`."""
@@ -93,6 +106,12 @@ class Conductor:
         self._rollout = make_rollout(self._plan, fleet=self._fleet, orders=self._orders, record=self._record)
         if self._resume_from is not None:
             await asyncio.to_thread(self._restore, self._resume_from)
+        if self._config.evaluation.every:
+            self._midrun = await asyncio.to_thread(
+                start_midrun, self._plan, ask=self._ask_undisturbed, write=self._metrics.add, first_step=self._step
+            )
+        if self._is_stopping:
+            await self._loop.stop()
         return True
 
     def _restore(self, checkpoint: Path) -> None:
@@ -114,25 +133,35 @@ class Conductor:
 
     # -- the learners ------------------------------------------------------------------------------------------
 
-    async def pull(self, step: int) -> Batch | None:
+    def join(self, rank: int, actor: Any) -> None:
+        self._learners.join(rank, actor)
+
+    async def pull(self, step: int, rank: int) -> Batch | None:
         deadline_s = self._config.deadlines.pull_s
+        self._learners.waits(rank, f"waits for the batch of step {step}")
         try:
-            return await self._loop.pull(step, timeout_s=deadline_s)
+            batch = await self._loop.pull(step, timeout_s=deadline_s)
         except TimeoutError:
             busy = f"{len(self._loop.buffer)} groups under way, {self._loop.buffer.num_ready} ready"
+            busy += "".join(f"; {each}" for each in suspects(self.activities())[:1])
             raise StallError(
                 f"the batch of step {step} was not ready within deadlines.pull_s={deadline_s:g} s ({busy}); "
                 "see logs/sampler-*.log, or raise the deadline",
                 role="conductor",
                 weight_version=self._loop.sampler_version,
             ) from None
+        self._learners.works(rank, f"trains on step {step}" if batch else "ends")
+        return batch
 
     async def publish(self, version: int, weights: list[Any]) -> None:
         """`weights` is a one-element list, so that the bundle stays in the object store."""
         await self._started.wait()  # before that the initial model is evaluated, though a resumed learner is there
         await self._loop.publish(version, weights[0])
+        if self._midrun is not None and self._back_to is None:
+            self._midrun.offer(version)
 
     async def report(self, report: StepReport) -> None:
+        self._learners.works(report.rank, f"has trained on step {report.step}")
         reports = self._reports.setdefault(report.step, [])
         reports.append(report)
         if len(reports) == self._config.learners.num:
@@ -199,16 +228,15 @@ class Conductor:
                 return None
         return self._back_to.path
 
-    def learner_failed(self, error: NegalignError) -> None:
-        self._learner_error = self._learner_error or error
-        if isinstance(error, RoleError):
-            self._record(Event(EventKind.FAULT, error.reason, role=error.role, rank=error.rank))
+    async def learner_failed(self, error: NegalignError, rank: int) -> None:
+        await self._learners.failed(error, rank)
 
     def _finish_step(self, reports: Sequence[StepReport]) -> list[Firing]:
         step = reports[0].step
         batch = Batch(step, self._loop.buffer.take(step))
         self._last_metrics = merge_reports(reports, batch, rollout=self._loop)
         row = self._metrics.write(step + 1, self._last_metrics)
+        self._rows.append(row)
         self._step = step + 1
         log.info("step %d loss %.4f", step + 1, self._last_metrics["learner/loss"])
         firings = self._guards.observe(step + 1, row)
@@ -229,18 +257,44 @@ class Conductor:
     # -- the driver --------------------------------------------------------------------------------------------
 
     async def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Generation]:
-        """Spread over the samplers, in order; for evaluation before and after the run."""
+        """Spread over the samplers, in order; for evaluation."""
         num = self._fleet.num_samplers
         size = -(-len(requests) // num)
         parts = [requests[start : start + size] for start in range(0, len(requests), size)]
-        answers = await asyncio.gather(*(self._fleet.generate(rank, part, spec) for rank, part in enumerate(parts)))
+        answers = await asyncio.gather(*(self._ask(rank, part, spec) for rank, part in enumerate(parts)))
         return [generation for part in answers for generation in part]
 
+    async def _ask(self, rank: int, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Generation]:
+        async with self._loop.turn(rank):
+            return await self._fleet.generate(rank, requests, spec)
+
+    async def _ask_undisturbed(
+        self, requests: Sequence[SampleRequest], spec: SamplingSpec
+    ) -> tuple[int, list[Generation]]:
+        async with self._loop.undisturbed() as version:
+            return version, await self.generate(requests, spec)
+
     async def wait_for_version(self, version: int) -> None:
-        await self._loop.wait_for_version(version, timeout_s=self._config.deadlines.weights_s)
+        """Evaluations under way are waited for: new weights wait for them, too."""
+        if self._midrun is not None:
+            await self._midrun.settle()
+        deadline_s = self._config.deadlines.weights_s
+        try:
+            await self._loop.wait_for_version(version, timeout_s=deadline_s)
+        except TimeoutError:
+            raise StallError(
+                f"the samplers are still at version {self._loop.sampler_version}, not at {version}, after "
+                f"deadlines.weights_s={deadline_s:g} s; raise it, or see logs/sampler-*.log",
+                role="conductor",
+            ) from None
+        if self._midrun is not None:
+            await self._midrun.end()
 
     async def stop(self) -> None:
-        await self._loop.stop()
+        """The run ends after the step under way; one that is still starting, before its first."""
+        self._is_stopping = True
+        if self._rollout is not None:
+            await self._rollout.stop()
 
     def status(self) -> Status:
         rollout = self._rollout
@@ -252,12 +306,45 @@ class Conductor:
             ready_groups=rollout.buffer.num_ready if rollout else 0,
             buffered_groups=len(rollout.buffer) if rollout else 0,
             metrics={**guide, **self._last_metrics},  # of the newest iteration: only its first step's row has them
-            fatal=self._learner_error or (rollout.fatal if rollout else None),
+            fatal=self._learners.error or (rollout.fatal if rollout else None),
             firings=tuple(self._firings),
             final_version=self._step if self._back_to is None else self._step + 1,
             rolled_back_to=self._back_to.step if self._back_to else None,
             fit=rollout.fit if rollout else None,
+            moves=self._fleet.book.moves,
+            num_learners=len(self._learners),
+            is_stopping=self._is_stopping,
         )
+
+    def enter(self, phase: str) -> None:
+        """What the driver does now, for `overview`."""
+        self._phase = phase
+
+    async def overview(self) -> Overview:
+        return make_overview(
+            self._config,
+            phase=self._phase,
+            is_stopping=self._is_stopping,
+            step=self._step,
+            rollout=self._rollout,
+            activities=self.activities(),
+            rows=tuple(self._rows),
+            events=await asyncio.to_thread(read_events, self._config.run_dir),
+        )
+
+    def activities(self) -> tuple[Activity, ...]:
+        """What every role is doing, as far as the conductor knows."""
+        return self._fleet.book.activities()
+
+    def log_sizes(self) -> dict[str, int]:
+        """For those who do not see the run directory (see logs.py)."""
+        return LogFolder(self._config.run_dir).sizes()
+
+    def read_log(self, name: str, offset: int) -> bytes:
+        return LogFolder(self._config.run_dir).read(name, offset)
+
+    async def read_record(self, name: str, offset: int) -> bytes:
+        return await asyncio.to_thread(read_record, self._config.run_dir, name, offset)
 
     async def finish_uploads(self) -> list[str]:
         """Waits for copies of checkpoints that are on their way; what went wrong with them, one line each."""
@@ -265,15 +352,25 @@ class Conductor:
         return await asyncio.to_thread(self._saver.finish)
 
     async def close(self) -> dict[str, int]:
-        """Ends open orders, kills the roles, and returns how every order ended."""
-        self._metrics.close()
+        """Ends open orders, kills the roles, learners that are still there too, and returns how every order ended."""
+        if self._midrun is not None:
+            self._midrun.cancel()
+            await self._midrun.end()
         outcomes: dict[str, int] = {}
         if self._rollout is not None:
             await self._rollout.close()
             ledger = self._rollout.buffer.ledger
             outcomes = {"issued": ledger.issued} | {str(key): count for key, count in ledger.outcomes.items()}
         self._fleet.kill()
+        self._learners.kill()
+        self._close_metrics()
         return outcomes
+
+    def _close_metrics(self) -> None:
+        try:
+            self._metrics.close()
+        except OSError as error:  # what did not fit onto the disk
+            log.warning("metrics.jsonl: %s", reason_of(error))
 
     @property
     def _loop(self) -> Rollout:

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from negalign_ray.actors.guide import Guide
+from negalign_ray.actors.locate import namespace_of
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.processes import actor_options, start_actor, wait_until_ready, within
 from negalign_ray.actors.reference import Reference
@@ -26,6 +27,7 @@ from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.fitting import control_warning
 from negalign_ray.loops.prices import price_by_prompt
 from negalign_ray.loops.roles import StageResult
+from negalign_ray.loops.watchdog import ActivityBook
 from negalign_ray.records import Generation, Group, Order, SampleRequest, SamplingSpec, WeightReceipt
 
 log = logging.getLogger(__name__)
@@ -59,8 +61,11 @@ class RayFleet:
     def __init__(self, plan: Plan, *, record: Record = forget) -> None:
         config = plan.config
         self._record = record
+        self.book = ActivityBook()
         self._config, self._deadlines = config, config.deadlines
-        self._samplers = Pool("sampler", lambda rank: make_sampler(plan, rank), config.samplers.num)
+        self._samplers = Pool(
+            "sampler", partial(make_sampler, plan, namespace=namespace_of(config.run.name)), config.samplers.num
+        )
         self._scorers = Pool(
             "scorer", lambda rank: _make_scorer(plan, rank), config.scorers.num if config.scorers.heads else 0
         )
@@ -163,6 +168,7 @@ class RayFleet:
                 if attempt:
                     raise
                 log.warning("%s; replaced, asking again", error)
+                await self._within("start_s", pool.actors[rank].ready.remote(), pool.role, rank)
         raise AssertionError("unreachable")
 
     def _renew(self, pool: Pool, rank: int, error: RoleError) -> None:
@@ -251,7 +257,8 @@ class RayFleet:
     async def _within(self, setting: str, call: Any, role: str, rank: int) -> Any:
         version = self._versions[rank] if role == "sampler" else None
         deadline_s = getattr(self._deadlines, setting)
-        return await within(call, deadline_s=deadline_s, setting=setting, role=role, rank=rank, version=version)
+        with self.book.call(role, rank, f"{setting.removesuffix('_s')} call", version=version):
+            return await within(call, deadline_s=deadline_s, setting=setting, role=role, rank=rank, version=version)
 
 
 def _as_result(head: tuple, refs: Sequence[Any]) -> StageResult:
@@ -261,9 +268,9 @@ def _as_result(head: tuple, refs: Sequence[Any]) -> StageResult:
     return StageResult(handles, busy_s, num_tokens, **(more[0] if more else {}))
 
 
-def make_sampler(plan: Plan, rank: int) -> ActorHandle:
+def make_sampler(plan: Plan, rank: int, *, namespace: str | None = None) -> ActorHandle:
     config = plan.config
-    options = actor_options(config.samplers, name=f"{config.run.name}/sampler-{rank}")
+    options = actor_options(config.samplers, name=f"{config.run.name}/sampler-{rank}", namespace=namespace)
     return start_actor(
         Sampler,
         options,
@@ -279,13 +286,15 @@ def make_sampler(plan: Plan, rank: int) -> ActorHandle:
 
 def _make_scorer(plan: Plan, rank: int) -> ActorHandle:
     config = plan.config
-    options = actor_options(config.scorers, name=f"{config.run.name}/scorer-{rank}", max_concurrency=64)
+    name, namespace = f"{config.run.name}/scorer-{rank}", namespace_of(config.run.name)
+    options = actor_options(config.scorers, name=name, namespace=namespace, max_concurrency=64)
     return start_actor(Scorer, options, config, heads=config.scorers.heads, rank=rank)
 
 
 def _make_reference(plan: Plan, names: tuple[str, ...], rank: int) -> ActorHandle:
     config = plan.config
-    options = actor_options(config.references, name=f"{config.run.name}/reference-{names[0]}-{rank}")
+    name, namespace = f"{config.run.name}/reference-{names[0]}-{rank}", namespace_of(config.run.name)
+    options = actor_options(config.references, name=name, namespace=namespace)
     path = plan.reference_pools[names]
     return start_actor(
         Reference, options, config, names=names, rank=rank, model_path=str(path), dtype=plan.sampler_dtype
@@ -294,5 +303,6 @@ def _make_reference(plan: Plan, names: tuple[str, ...], rank: int) -> ActorHandl
 
 def _make_guide(plan: Plan, rank: int) -> ActorHandle:
     config = plan.config
-    options = actor_options(config.guide, name=f"{config.run.name}/guide-{rank}")
+    name, namespace = f"{config.run.name}/guide-{rank}", namespace_of(config.run.name)
+    options = actor_options(config.guide, name=name, namespace=namespace)
     return start_actor(Guide, options, config, rank=rank, model_path=str(plan.model_path))

@@ -4,7 +4,8 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from negalign_ray.actors.plan import Plan
-from negalign_ray.actors.processes import open_log, thread_environment, typed
+from negalign_ray.actors.processes import open_log, reason_of, thread_environment, typed
 from negalign_ray.actors.saving import LEARNER
 from negalign_ray.config import Config
 from negalign_ray.engines.checkpoints import CheckpointStore
@@ -67,9 +68,10 @@ def run_worker(settings: dict[str, Any]) -> None:
     try:
         _train_and_export(plan, conductor, rank=rank, world_size=world_size, resume_from=settings["resume_from"])
     except Exception as error:
-        failure = error if isinstance(error, NegalignError) else RoleError(repr(error), role="learner", rank=rank)
+        failure = error if isinstance(error, NegalignError) else RoleError(reason_of(error), role="learner", rank=rank)
         log.exception("learner rank %d failed", rank)
-        ray.get(conductor.learner_failed.remote(failure), timeout=plan.config.deadlines.start_s)
+        with suppress(RayError):  # then the conductor is what failed, and the driver sees it
+            ray.get(conductor.learner_failed.remote(failure, rank), timeout=plan.config.deadlines.start_s)
         raise
 
 
@@ -77,11 +79,14 @@ def _train_and_export(plan: Plan, conductor: Any, *, rank: int, world_size: int,
     from negalign_ray.engines.deepspeed_engine import DeepSpeedEngine  # heavy, and the driver imports this file
 
     config = plan.config
+    source = ConductorSource(plan, conductor, rank=rank)
+    source.join()
     engine = DeepSpeedEngine(
         plan.model_path, config=config.learners, dtype=getattr(torch, plan.learner_dtype), seed=config.run.seed
     )
-    source = ConductorSource(plan, conductor, rank=rank)
     schedule = SamplingSchedule.from_config(config.sampling)
+    if plan.num_samples == 0:
+        schedule = replace(schedule, also_every=config.evaluation.every)
     if resume_from is not None:
         engine.load(resume_from / LEARNER)
         if schedule.due(engine.num_steps_done) == engine.num_steps_done:
@@ -177,10 +182,14 @@ class ConductorSource:
         self._sampler_dtype = getattr(torch, plan.sampler_dtype)
         self._publishing: Any = None
 
+    def join(self) -> None:
+        me = ray.get_runtime_context().current_actor
+        self._get(self._conductor.join.remote(self._rank, me), self._deadlines.start_s, "start_s")
+
     def pull(self, step: int) -> Batch | None:
         self._raise_failed_publish()
         # The conductor has the deadline; the margin covers its answer.
-        return self._get(self._conductor.pull.remote(step), self._deadlines.pull_s + 60, "pull_s")
+        return self._get(self._conductor.pull.remote(step, self._rank), self._deadlines.pull_s + 60, "pull_s")
 
     def fetch(self, handles: Sequence[Handle]) -> list[Group]:
         return self._get([handle.ref for handle in handles], self._deadlines.pull_s, "pull_s")

@@ -1,8 +1,12 @@
 """What every Ray actor of a run shares: resources, threads, a log file of its own, and failures that say who failed."""
 
 import asyncio
+import errno
+import faulthandler
+import json
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
@@ -10,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from negalign_ray.config import Resources
 from negalign_ray.errors import NegalignError, RoleError, StallError
+
+
+def conductor_name(run_name: str) -> str:
+    return f"{run_name}/conductor"
 
 
 def actor_options(resources: Resources, *, name: str, **more: Any) -> dict[str, Any]:
@@ -38,16 +46,27 @@ def thread_environment(threads: str) -> dict[str, str]:
     return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
 
 
+STACKS = signal.SIGUSR2  # makes a role's process write the stacks of its threads into its log
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def open_log(run_dir: Path, name: str) -> None:
-    """Send this process's output, library noise included, to <run>/logs/<name>.log."""
+    """Send this process's output, library noise included, to <run>/logs/<name>.log, and say in <name>.json who it is.
+
+    From now on the signal STACKS makes it write its stacks there too, whatever it does: the handler needs no lock.
+    """
     path = run_dir / "logs" / f"{name}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
+    context = ray.get_runtime_context()
+    process = {"pid": os.getpid(), "node_id": context.get_node_id(), "actor_id": context.get_actor_id()}
+    path.with_suffix(".json").write_text(json.dumps(process) + "\n", encoding="utf-8")
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
+    faulthandler.register(STACKS, file=2, all_threads=True)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
 
 
@@ -67,16 +86,35 @@ async def _as_coroutine(call: Awaitable) -> Any:
 
 
 def typed(error: RayError, *, role: str, rank: int, version: int | None = None) -> NegalignError:
-    """The typed error behind a Ray error; anything else becomes a RoleError with the last line of its reason."""
+    """The typed error behind a Ray error; anything else becomes a RoleError with the reason in one line."""
     if isinstance(error, RayTaskError) and isinstance(error.cause, NegalignError):
         cause = error.cause
         if isinstance(cause, RoleError) and cause.role == role:  # an engine does not know which rank it serves
             return type(cause)(cause.reason, role=role, rank=rank, weight_version=cause.weight_version or version)
         return cause
-    lines = str(error).strip().splitlines()
-    died_at_start = "creation task" in lines[0]  # then the last line is the constructor's own error
-    reason = repr(error.cause) if isinstance(error, RayTaskError) else lines[-1 if died_at_start else 0]
-    return RoleError(f"{reason}; see this role's file in logs/", role=role, rank=rank, weight_version=version)
+    return RoleError(f"{_reason(error)}; see this role's file in logs/", role=role, rank=rank, weight_version=version)
+
+
+def _reason(error: RayError) -> str:
+    if isinstance(error, RayTaskError):
+        return reason_of(error.cause)
+    lines = str(error).strip().splitlines() or [repr(error)]
+    if "creation task" in lines[0]:  # it died at the start: the last line is the constructor's own error
+        return lines[-1]
+    if isinstance(error, RayActorError):  # Ray's lines on who it was, then why
+        why = next((line for line in lines if line.startswith(DEAD_BECAUSE)), "").removeprefix(DEAD_BECAUSE)
+        return lines[0].rstrip(".") + (f": {why.partition('.')[0]}" if why else "")
+    return lines[0]
+
+
+DEAD_BECAUSE = "The actor is dead because "
+
+
+def reason_of(error: BaseException | None) -> str:
+    """What went wrong, in one line; a full disk with its remedy."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return f"the disk is full, or a quota is used up ({error}); free some space"
+    return repr(error)
 
 
 def wait_until_ready(calls: dict[str, Any], *, deadline_s: float) -> list[Any]:
@@ -87,10 +125,9 @@ def wait_until_ready(calls: dict[str, Any], *, deadline_s: float) -> list[Any]:
     if late:
         role, rank = split_name(names[late[0]])
         waiting = ", ".join(sorted(names[reference] for reference in late))
-        free = {key: value for key, value in ray.available_resources().items() if key in ("CPU", "GPU")}
         raise StallError(
-            f"not ready within deadlines.start_s={deadline_s:g} s (still waiting: {waiting}; free resources: {free}); "
-            "raise the deadline or lower the roles' cpus/gpus",
+            f"not ready within deadlines.start_s={deadline_s:g} s (still waiting: {waiting}; free resources: "
+            f"{free_resources()}); raise the deadline or lower the roles' cpus/gpus",
             role=role,
             rank=rank,
         )
@@ -102,6 +139,11 @@ def wait_until_ready(calls: dict[str, Any], *, deadline_s: float) -> list[Any]:
             role, rank = split_name(name)
             raise typed(error, role=role, rank=rank) from error
     return results
+
+
+def free_resources() -> dict[str, float]:
+    """What nobody has reserved of the cluster."""
+    return {key: value for key, value in ray.available_resources().items() if key in ("CPU", "GPU")}
 
 
 def split_name(name: str) -> tuple[str, int]:

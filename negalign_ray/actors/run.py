@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,28 @@ from rich.console import RenderableType
 
 from negalign_ray.actors.card import write_card
 from negalign_ray.actors.cluster import cluster
-from negalign_ray.actors.conductor import Conductor, Status
+from negalign_ray.actors.conductor import Status
 from negalign_ray.actors.dry_run import describe
 from negalign_ray.actors.evaluator import SIDES_FILE, Evaluation
+from negalign_ray.actors.failures import explained, learner_failure, sigterm_interrupts
 from negalign_ray.actors.learner import make_trainer
+from negalign_ray.actors.locate import namespace_of, require_idle
 from negalign_ray.actors.plan import Plan, make_plan
-from negalign_ray.actors.processes import Background, start_actor, typed, wait_until_ready
+from negalign_ray.actors.presence import announced, await_end, start_conductor
+from negalign_ray.actors.processes import Background, free_resources, typed, wait_until_ready
 from negalign_ray.actors.resume import Resumption, rewind
+from negalign_ray.actors.stall import explain_stall
 from negalign_ray.config import Config
 from negalign_ray.engines.checkpoints import FOLDER as CHECKPOINTS
 from negalign_ray.engines.checkpoints import MANIFEST, CheckpointStore
-from negalign_ray.errors import ConfigError, NegalignError, RoleError
+from negalign_ray.errors import ConfigError, NegalignError, ScoreError, StallError
+from negalign_ray.evaluation.measure import Answered
+from negalign_ray.evaluation.summary_csv import summary_csv
 from negalign_ray.evaluation.table import summary_markdown
 from negalign_ray.events import FILE_NAME as EVENTS
+from negalign_ray.events import Event, EventKind, EventLog
+from negalign_ray.loops.watchdog import Activity, Watchdog
+from negalign_ray.metrics import time_so_far
 from negalign_ray.report import FILE_NAME as REPORT
 from negalign_ray.report import write_report
 from negalign_ray.report.read import CARD
@@ -39,6 +48,7 @@ from negalign_ray.settings import dump_config
 from negalign_ray.trackers import TRACKERS
 
 log = logging.getLogger(__name__)
+CLOSE_S = 60.0  # for the end of a run: the conductor, then the learners
 
 OnStatus = Callable[[str, Status | None], None]  # phase, what the conductor says
 
@@ -50,22 +60,25 @@ def ignore_status(phase: str, status: Status | None) -> None:
 def train(config: Config, *, on_status: OnStatus = ignore_status, base_cache: Path | None = None) -> dict[str, Any]:
     """Align a model and return the summary that also stands in <run>/summary.json.
 
-    Everything that can be checked is checked before Ray starts. Ctrl-C ends the run after the step under way: the model
-    and the figures of what was learned so far are kept. Runs from the same model may share a folder `base_cache`, so
-    that it is evaluated once.
+    Everything that can be checked is checked before Ray starts. Ctrl-C or SIGTERM ends the run after the step under
+    way: the model and the figures of what was learned so far are kept. Runs from the same model may share a folder
+    `base_cache`, so that it is evaluated once.
     """
     on_status("checking", None)
     plan = make_plan(config)
-    create_run_dir(plan.config)
-    return _carry_out(plan, on_status, base_cache=base_cache)
+    with explained(plan.config):
+        create_run_dir(plan.config)
+        return _carry_out(plan, on_status, base_cache=base_cache)
 
 
 def resume(resumption: Resumption, *, on_status: OnStatus = ignore_status) -> dict[str, Any]:
     """Go on from a checkpoint of a run that was stopped or cut short, which `find_checkpoint` has found."""
     on_status("checking", None)
+    require_idle(resumption.config.run_dir)
     plan = make_plan(resumption.config)
-    rewind(resumption)
-    return _carry_out(plan, on_status, resume_from=resumption.checkpoint.path)
+    with explained(plan.config):
+        rewind(resumption)
+        return _carry_out(plan, on_status, resume_from=resumption.checkpoint.path)
 
 
 def _carry_out(
@@ -73,7 +86,7 @@ def _carry_out(
 ) -> dict[str, Any]:
     started_s = time.perf_counter()
     write_card(plan)
-    with cluster(plan):
+    with cluster(plan), announced(plan.config.run_dir), sigterm_interrupts():
         summary = _Run(plan, on_status, base_cache, resume_from).execute()
     summary["wall_s"] = time.perf_counter() - started_s
     write_summary(plan.config.run_dir, summary)
@@ -91,6 +104,7 @@ def dry_run(config: Config) -> RenderableType:
 
 def create_run_dir(config: Config) -> None:
     run_dir = config.run_dir
+    require_idle(run_dir)
     if (run_dir / "metrics.jsonl").exists():
         if not config.run.overwrite:
             raise ConfigError(
@@ -103,10 +117,10 @@ def create_run_dir(config: Config) -> None:
 
 
 BASE_FOLDER = "base"  # what the initial model said and thought: a resumed run need not ask it again
+SUMMARIES = ("summary.json", "summary.md", "summary.csv")
 RESULTS = (
-    "metrics.jsonl", EVENTS, "summary.json", "summary.md", SIDES_FILE, "samples", "logs", "model", "ray_train",
-    "tensorboard", CHECKPOINTS, MANIFEST, BASE_FOLDER,
-    CARD, REPORT,
+    "metrics.jsonl", EVENTS, *SUMMARIES, SIDES_FILE, "samples", "logs", "model", "ray_train", "tensorboard",
+    CHECKPOINTS, MANIFEST, BASE_FOLDER, CARD, REPORT,
     *TRACKERS,
 )  # fmt: skip
 
@@ -122,10 +136,11 @@ def _delete_results(run_dir: Path) -> None:
 
 
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
-    """summary.json, and summary.md for people where something was evaluated."""
-    _replace(run_dir / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    """summary.json; where something was evaluated summary.md for people and summary.csv for spreadsheets, too."""
     if "figures" in summary:
         _replace(run_dir / "summary.md", summary_markdown(summary))
+        _replace(run_dir / "summary.csv", summary_csv(summary))
+    _replace(run_dir / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")  # last: it says finished
 
 
 def try_report(config: Config) -> None:
@@ -167,20 +182,37 @@ class _Run:
         base_cache = base_cache or plan.config.run_dir / BASE_FOLDER
         self._evaluation = None
         if plan.config.evaluation.enabled:
-            self._evaluation = Evaluation(plan, base_path=plan.model_path, cache_dir=base_cache)
+            self._evaluation = Evaluation(
+                plan,
+                base_path=plan.model_path,
+                base_cache=base_cache,
+                namespace=namespace_of(plan.config.run.name),
+            )
         self._conductor: Any = None
+        self._phase = "starting"
+        self._trainer: Background | None = None
+        self._events = EventLog(plan.config.run_dir, earlier_s=time_so_far(plan.config.run_dir))
 
     def execute(self) -> dict[str, Any]:
         self._on_status("starting", None)
-        options = {"name": f"{self._config.run.name}/conductor"}
-        self._conductor = start_actor(Conductor, options, self._plan, self._resume_from)
+        self._conductor = start_conductor(self._plan, self._resume_from)
         try:
             wait_until_ready({"conductor-0": self._conductor.ready.remote()}, deadline_s=self._config.deadlines.start_s)
             summary = self._evaluate_train_evaluate()
             summary["failed_uploads"] = self._finish_uploads()
-        finally:
-            outcomes = self._close()
-        return summary | {"orders": outcomes}
+        except BaseException as error:
+            ends = ", ".join(f"{number} {name}" for name, number in self._close().items())
+            reason = f"{type(error).__name__}: {error}; orders: {ends or 'unknown'}"
+            self._events.record(Event(EventKind.FAILED, reason))
+            raise
+        return summary | {"orders": self._close()}
+
+    def _tell(self, phase: str, status: Status | None) -> None:
+        """Whoever watches here, and through the conductor those who ask from elsewhere."""
+        if phase != self._phase:
+            self._phase = phase
+            self._conductor.enter.remote(phase)
+        self._on_status(phase, status)
 
     def _finish_uploads(self) -> list[str]:
         deadlines = self._config.deadlines
@@ -189,62 +221,104 @@ class _Run:
     def _close(self) -> dict[str, int]:
         """How every order ended. Never hides the error that ended the run: a failure to close is only logged."""
         try:
-            return self._call("close")
+            return self._call("close", deadline_s=CLOSE_S)
         except NegalignError as error:
             log.warning("%s", error)
             return {}
         finally:
             ray.kill(self._conductor)
+            if self._trainer is not None:  # its workers have been killed, and their places are soon free
+                self._trainer.wait(CLOSE_S)
+            await_end(self._config.run.name)
 
     def _evaluate_train_evaluate(self) -> dict[str, Any]:
         fit = make_trainer(self._plan, self._conductor, resume_from=self._resume_from).fit
-        trainer = Background(fit)  # starts up while `before` is measured
+        self._trainer = Background(fit)  # starts up while `before` is measured
         before = None
         if self._evaluation:
-            self._on_status("evaluating before", None)
-            before = self._evaluation.answer_base(self._generate)
+            self._tell("evaluating before", None)
+            before = self._evaluation.answer(self._generate, model=self._plan.model_path)
         self._call("start")
-        self._watch(trainer)
+        self._watch(self._trainer)
         status = self._status()
         model_path = self._config.run_dir / "model"
         summary: dict[str, Any] = {}
         if self._evaluation and before:
-            self._on_status("evaluating after", status)
-            self._call("wait_for_version", status.final_version)
+            self._tell("evaluating after", status)
+            deadlines = self._config.deadlines
+            evaluating_s = 2 * deadlines.sample_s + deadlines.start_s + deadlines.score_s  # one while training
+            self._call("wait_for_version", status.final_version, deadline_s=2 * evaluating_s + deadlines.weights_s)
             after = self._evaluation.answer(self._generate)
-            summary = self._evaluation.compare(
-                before, after, policy_path=model_path, save_as=self._config.run_dir / SIDES_FILE
-            )
+            summary = self._compare(self._evaluation, before, after)
         return summary | {"steps": status.step, "model": str(model_path)} | _guard_rows(status)
 
+    def _compare(self, evaluation: Evaluation, before: Answered, after: Answered) -> dict[str, Any]:
+        """A judge that gives up costs its own rows, not the summary of a trained model."""
+        run_dir = self._config.run_dir
+        summary = evaluation.compare(before, after, policy_path=run_dir / "model", save_as=run_dir / SIDES_FILE)
+        try:
+            summary["win_rates"] += evaluation.judge(before, after)
+        except ScoreError as error:
+            log.warning("%s", error)
+            summary["judge_error"] = str(error)
+        return summary
+
     def _watch(self, trainer: "Background") -> None:
-        """Until the learners are done. The first Ctrl-C asks them to stop after this step, the second gives up."""
+        """Until the learners are done. The first Ctrl-C or SIGTERM asks them to stop after this step, a second Ctrl-C
+        gives up; so does the watchdog when nothing moves."""
         stopping = False
+        watchdog, started_s = Watchdog(stall_s=self._config.deadlines.stall_s), time.monotonic()
         while trainer.is_running:
             try:
                 trainer.wait(0.5)
-                self._on_status("stopping" if stopping else "training", self._status())
+                status = self._status()
+                self._tell("stopping" if stopping or status.is_stopping else "training", status)
+                self._require_learners(status, waited_s=time.monotonic() - started_s)
+                still_s = watchdog.look(status.moves)
+                if still_s is not None:
+                    raise self._stall(self._call("activities"), still_s=still_s)
             except KeyboardInterrupt:
                 if stopping:
                     raise
                 stopping = True
                 self._call("stop")
         status = self._status()
-        self._on_status("training", status)
+        self._tell("training", status)
+        if trainer.error is not None:
+            raise learner_failure(trainer.error, status.fatal) from trainer.error
         if status.fatal is not None:
             raise status.fatal
-        if trainer.error is not None:
-            raise RoleError(f"{trainer.error}; see logs/learner-*.log", role="learner") from trainer.error
+
+    def _require_learners(self, status: Status, *, waited_s: float) -> None:
+        deadline_s = self._config.deadlines.start_s
+        if not status.num_learners and waited_s > deadline_s:
+            raise status.fatal or StallError(
+                f"no learner has started within deadlines.start_s={deadline_s:g} s (free resources: "
+                f"{free_resources()}); raise it, or lower learners.cpus or learners.gpus",
+                role="learner",
+            )
+
+    def _stall(self, activities: Sequence[Activity] | None, *, still_s: float) -> StallError:
+        setting = f"deadlines.stall_s={self._config.deadlines.stall_s:g} s"
+        error = explain_stall(self._config.run_dir, activities, still_s=still_s, setting=setting)
+        self._events.record(Event(EventKind.STALL, error.reason, role=error.role, rank=error.rank))
+        return error
 
     def _generate(self, requests, spec):
         return self._call("generate", requests, spec)
 
     def _status(self) -> Status:
-        return self._call("status")
+        stall_s = self._config.deadlines.stall_s
+        try:
+            return self._call("status", deadline_s=stall_s)
+        except StallError as error:
+            raise self._stall(None, still_s=stall_s) from error
 
     def _call(self, method: str, *arguments: Any, deadline_s: float | None = None) -> Any:
         deadline_s = deadline_s or self._config.deadlines.sample_s + self._config.deadlines.start_s
         try:
             return ray.get(getattr(self._conductor, method).remote(*arguments), timeout=deadline_s)
+        except ray.exceptions.GetTimeoutError:
+            raise StallError(f"no answer to `{method}` within {deadline_s:g} s", role="conductor") from None
         except ray.exceptions.RayError as error:
             raise typed(error, role="conductor", rank=0) from error

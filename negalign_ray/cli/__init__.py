@@ -1,6 +1,7 @@
 """The command line, `negalign-ray COMMAND`. A command imports what it needs when it runs, so that `--help` is instant.
 
-A typed error (errors.py) becomes one message on stderr and its exit code; `--debug` shows the traceback. Ctrl-C: 130.
+A typed error (errors.py) becomes one message on stderr and its exit code; `--debug` shows the traceback. Ctrl-C: 130,
+SIGTERM: 143.
 """
 
 import logging
@@ -16,7 +17,10 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from negalign_ray import __version__
-from negalign_ray.errors import ConfigError, NegalignError, PlacementError
+from negalign_ray.cli.runs import logs, scale, status, stop
+from negalign_ray.cli.submit import submit
+from negalign_ray.cli.top import top
+from negalign_ray.errors import ConfigError, NegalignError, PlacementError, Terminated
 
 if TYPE_CHECKING:
     from negalign_ray.config import Config
@@ -53,12 +57,20 @@ class _Group(TyperGroup):
             if self.debug:
                 raise
             err.print(Text.assemble((f"{type(error).__name__}: ", "bold red"), str(error)), soft_wrap=True)
+            _print_notes(error)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             if self.debug:
                 raise
-            err.print("Interrupted.")
-            raise typer.Exit(INTERRUPTED) from None
+            err.print("Terminated." if isinstance(interrupt, Terminated) else "Interrupted.")
+            _print_notes(interrupt)
+            raise typer.Exit(Terminated.exit_code if isinstance(interrupt, Terminated) else INTERRUPTED) from None
+
+
+def _print_notes(error: BaseException) -> None:
+    """How to go on, where a run was ended."""
+    for note in getattr(error, "__notes__", ()):
+        err.print(Text(note), soft_wrap=True)
 
 
 app = typer.Typer(cls=_Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -158,22 +170,28 @@ def evaluate(
     preset: Preset = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
+    base: Annotated[str | None, typer.Option("--base", help="Model to compare with (references.rpos).")] = None,
+    out_dir: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Instead of a new folder.")] = None,
+    lm_eval: Annotated[
+        str | None, typer.Option("--lm-eval", metavar="TASK,...", help="Also run these benchmarks of lm_eval.")
+    ] = None,
+    lm_eval_options: Annotated[
+        str, typer.Option("--lm-eval-options", help='More of its options, e.g. "--limit 100".')
+    ] = "",
     json_file: Json = None,
 ) -> None:
-    """Measure harm, refusals, likelihoods and lengths of a model on the held-out rows of a configuration.
+    """Measure harm, refusals, likelihoods and signs of collapse of a model on the held-out rows of a configuration.
 
-    Everything is written to a new folder, evaluations/NAME below the run directory.
+    Everything is written to a new folder, evaluations/NAME below the run directory. An evaluation that was cut short
+    goes on where it stopped.
     """
-    from negalign_ray.actors.evaluate import evaluate as run
-    from negalign_ray.cli.progress import Progress
-    from negalign_ray.evaluation.table import summary_table
+    from negalign_ray.cli.evaluate import evaluate_and_show
 
-    settings = _load(preset, config, [*(overrides or []), f"model.path={_quoted(model)}"])
-    with Progress(err, title=f"evaluating {model}") as progress:
-        summary = run(settings, on_status=progress.update)
-    out.print(summary_table(summary, title=model))
-    folder = Path(summary["folder"])
-    _print_lines({"samples": folder / "samples" / "evaluation.jsonl", "summary": folder / "summary.json"})
+    named = {"model.path": model, "references.rpos": base}
+    more = [f"{name}={_quoted(value)}" for name, value in named.items() if value is not None]
+    settings = _load(preset, config, [*(overrides or []), *more])
+    tools = {"tasks": lm_eval, "options": lm_eval_options}
+    summary = evaluate_and_show(settings, folder=out_dir, lm_eval=tools, out=out, err=err)
     _write_json(json_file, summary)
 
 
@@ -339,6 +357,10 @@ def doctor(json_file: Json = None) -> None:
     _write_json(json_file, findings)
     if any(finding["level"] == "problem" for finding in findings):
         raise typer.Exit(1)
+
+
+for _command in (submit, status, top, logs, stop, scale):
+    app.command()(_command)
 
 
 @data_app.command("check")

@@ -59,6 +59,9 @@ def table_rows(report: Report, *, intervals: bool) -> Iterator[tuple[str, ...]]:
     for behaviour, sides in report["by_behaviour"].items():
         cells = [_cell(sides.get(name, {}).get(harm), intervals=intervals) for name in columns]
         yield f"  {behaviour}", ARROWS["lower"], *cells
+    for key in (f"{head}_score" for head in report["heads"]):
+        if key != harm:  # a second opinion
+            yield _prompt_row(report, key, columns, intervals=intervals)
     for key in SHOWN:
         if key in report["figures"]:
             yield _prompt_row(report, key, columns, intervals=intervals)

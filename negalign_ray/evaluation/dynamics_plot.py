@@ -1,4 +1,5 @@
-"""The picture of `negalign-ray diagnose --run`: margins over the run, prediction against outcome, and ||W - W0||."""
+"""The picture of `negalign-ray diagnose --run`: margins and accuracies over the run, prediction against outcome, and
+||W - W0||."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,35 +13,40 @@ from negalign_ray.metrics import Row
 
 def draw(outcome: Mapping[str, Any], rows: Sequence[Row], path: Path) -> None:
     """Write a PNG of what `learning_order.compare` found."""
-    figure = Figure(figsize=(15, 4.5), layout="constrained")
-    axes = figure.subplots(1, 3)
+    figure = Figure(figsize=(11, 8.5), layout="constrained")
+    (margins, accuracies), (agreement, weights) = figure.subplots(2, 2)
     names = list(outcome["behaviours"])  # in the predicted order
     colours = {name: f"C{index % 10}" for index, name in enumerate(names)}
-    _margins(axes[0], outcome, rows, colours)
-    _agreement(axes[1], outcome, colours)
-    _weights(axes[2], outcome, rows)
+    _curves(margins, rows, "margin_nats", colours)
+    margins.axhline(outcome["half_of_the_largest_final_margin_nats"], color="grey", ls="--", lw=0.8)
+    margins.set_title("margin by behaviour (nats), in the predicted order", fontsize=10)
+    margins.legend(fontsize=8)
+    _curves(accuracies, rows, "accuracy_frac", colours)
+    accuracies.set_title("accuracy by behaviour: share of pairs in the right order", fontsize=10)
+    accuracies.set_ylim(-0.02, 1.02)
+    _agreement(agreement, outcome, colours)
+    _weights(weights, outcome, rows)
     figure.savefig(path, dpi=110)
 
 
-def _margins(axis: Any, outcome: Mapping[str, Any], rows: Sequence[Row], colours: Mapping[str, str]) -> None:
-    curves = curves_of(rows, "margin_nats")
+def _curves(axis: Any, rows: Sequence[Row], figure: str, colours: Mapping[str, str]) -> None:
+    curves = curves_of(rows, figure)
     for rank, (name, colour) in enumerate(colours.items(), start=1):
         curve = curves[name]
         axis.plot(curve.updates, curve.values, color=colour, lw=0.5, alpha=0.3)
         axis.plot(curve.updates, curve.smooth(), color=colour, lw=1.5, label=f"{rank}. {name}")
-    axis.axhline(outcome["half_of_the_largest_final_margin_nats"], color="grey", ls="--", lw=0.8)
-    axis.set_title("margin by behaviour (nats), in the predicted order", fontsize=10)
     axis.set_xlabel("updates done", fontsize=9)
-    axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
 
 
 def _agreement(axis: Any, outcome: Mapping[str, Any], colours: Mapping[str, str]) -> None:
-    for name, colour in colours.items():
-        found = outcome["behaviours"][name]
-        point = (found["distinguishability"], found["margin_slope_nats"])
+    distances = [outcome["behaviours"][name]["distinguishability"] for name in colours]
+    middle = (min(distances) + max(distances)) / 2
+    for (name, colour), distance in zip(colours.items(), distances, strict=True):
+        point = (distance, outcome["behaviours"][name]["margin_slope_nats"])
         axis.plot(*point, "o", color=colour)
-        axis.annotate(name, point, textcoords="offset points", xytext=(4, 4), fontsize=8)
+        side, align = (-4, "right") if distance > middle else (4, "left")
+        axis.annotate(name, point, textcoords="offset points", xytext=(side, 4), ha=align, fontsize=8)
     axis.set_title(
         f"prediction and outcome: {rho_text(outcome['spearman']['distinguishability_and_slope'])}", fontsize=10
     )

@@ -149,6 +149,8 @@ class SlotBuffer:
     def restore(self, slot: int, order: Order, handle: Handle | None) -> None:
         """A slot as `entries` told it; no rank has it yet. The ledger is restored apart."""
         self._slots[slot] = _Slot(order, handle)
+        if handle is not None:
+            self._num_ready[self.step_of(slot)] += 1
 
     def waits_for(self, slot: int, order: Order) -> bool:
         """Whether `order` has neither ended nor brought its group."""

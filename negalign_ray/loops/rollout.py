@@ -13,7 +13,8 @@ condition; nothing here knows Ray or torch.
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -137,6 +138,16 @@ class Rollout:
             )
         if self._fatal:
             raise self._fatal
+
+    @asynccontextmanager
+    async def undisturbed(self) -> AsyncIterator[int]:
+        """No sampler gets other weights inside; yields the version that all of them hold."""
+        async with self._publish_lock:
+            yield self.sampler_version
+
+    def turn(self, rank: int) -> asyncio.Lock:
+        """Held by whoever asks that sampler: a wave, an update of its weights, or an evaluation in between."""
+        return self._sampler_locks[rank]
 
     async def stop(self) -> None:
         self._stopped = True

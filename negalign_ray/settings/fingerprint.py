@@ -12,6 +12,7 @@ from negalign_ray.config import Config
 from negalign_ray.settings import Tree
 from negalign_ray.settings.comparison import differences
 from negalign_ray.settings.explain import shown
+from negalign_ray.user_code import file_of
 
 Sections = dict[str, Sequence[str] | None]  # section -> names; None = all of the section
 # Settings that change no result of a run that took all its steps.
@@ -84,8 +85,10 @@ def _inputs(value: Any, name: str = "") -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from _inputs(inner, name)
-    elif isinstance(value, str) and name.endswith(NAMES_A_FILE) and Path(value).exists():
-        yield value
+    elif isinstance(value, str) and name.endswith(NAMES_A_FILE):
+        file = file_of(value)  # of path/to/file.py:NAME
+        if file is not None or Path(value).exists():
+            yield value if file is None else str(file)
 
 
 def _digest(path: Path) -> str:

@@ -143,6 +143,16 @@ def test_the_report_is_json_and_the_table_shows_what_was_asked_for(report):
     assert "[0" not in shown.split("seeds 0")[0], "no intervals on the terminal"
 
 
+def test_a_second_judge_has_a_row_of_its_own():
+    heads = [JUDGE, HeadConfig(name="lenient", kind="python", target="m:g")]
+    results = [result("steady", 0, {1: 0.2, 2: 0.4})]
+    report = compare_runs(results, methods=("steady",), heads=heads, harm=JUDGE, curve=CURVE, resamples=50)
+    markdown = comparison_markdown(report)
+    [row] = [line for line in markdown.splitlines() if line.startswith("| lenient, mean |")]
+    assert row.startswith("| lenient, mean | ↓ | 0.300 [0.300, 0.300] | 0.150 [")
+    assert markdown.count("judge, mean |") == 1, "the first one is not repeated"
+
+
 def test_the_csv_has_every_figure_with_its_intervals(report):
     rows = list(csv.DictReader(io.StringIO(comparison_csv(report))))
     [harm] = [r for r in rows if (r["method"], r["figure"], r["behaviour"]) == ("loud", "judge_score", "")]

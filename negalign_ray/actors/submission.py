@@ -1,0 +1,83 @@
+"""`negalign-ray submit`: a run is checked and packed here, and trained on a cluster that this machine is no node of."""
+
+import os
+import shlex
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from negalign_ray.actors.jobs import PROGRAM, Jobs, jobs_of_run, refusals, submit_run
+from negalign_ray.actors.plan import make_plan
+from negalign_ray.actors.plan_checks import check_checkpoints
+from negalign_ray.config import Config, HeadConfig
+from negalign_ray.errors import ConfigError, RunExistsError
+from negalign_ray.rewards.json_post import check_url
+from negalign_ray.settings.bundle import CONFIG_FILE, Bundle, make_bundle
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    bundle: Bundle
+    elsewhere: dict[str, Path]  # settings whose files only the cluster has, so that only the cluster can check them
+
+
+def check(config: Config, *, include: Sequence[Path] = (), limit_bytes: int) -> Checked:
+    """All that a dry run checks, unless files are missing that are on the cluster; then what the settings alone say.
+
+    The cluster checks everything once more before it starts anything.
+    """
+    heads = (*config.scorers.heads, *config.evaluation.heads)
+    for head in heads:
+        if head.kind == "http":
+            check_url(head.target, where=f"head {head.name!r}: target")
+    check_checkpoints(config.checkpoints)
+    bundle = make_bundle(config, include=include, limit_bytes=limit_bytes)
+    elsewhere = {setting: path for setting, path in bundle.absolute.items() if not path.exists()}
+    if not elsewhere:
+        make_plan(_without_keys(config))
+    return Checked(bundle, elsewhere)
+
+
+def _without_keys(config: Config) -> Config:
+    """The keys of services are in the environment of the cluster, not in the one here."""
+
+    def stripped(heads: Sequence[HeadConfig]) -> tuple[HeadConfig, ...]:
+        return tuple(head.model_copy(update=no_key) for head in heads)
+
+    no_key, judge = {"token_env": None}, config.evaluation.judge
+    return config.model_copy(
+        update={
+            "scorers": config.scorers.model_copy(update={"heads": stripped(config.scorers.heads)}),
+            "evaluation": config.evaluation.model_copy(
+                update={"heads": stripped(config.evaluation.heads), "judge": judge and judge.model_copy(update=no_key)}
+            ),
+        }
+    )
+
+
+def submit(jobs: Jobs, bundle: Bundle, *, address: str) -> str:
+    """The job's id. RunExistsError when a run of this name has been submitted and has not ended."""
+    name = bundle.config.run.name
+    with refusals(address):
+        for job in jobs_of_run(jobs, name):
+            if not job.status.is_terminal():
+                raise RunExistsError(
+                    f"run.name={name}: a run of this name goes on in that cluster (job {job.submission_id}). Choose "
+                    f"another one by --set run.name=NAME, or end it by `{PROGRAM} stop {name} --address {address}`."
+                )
+        with tempfile.TemporaryDirectory(prefix="negalign-") as folder:
+            bundle.write(Path(folder))
+            return submit_run(jobs, name, Path(folder), entrypoint=entrypoint(bundle.config))
+
+
+def entrypoint(config: Config) -> str:
+    """A relative run.dir lies in the home folder of whom the cluster's head runs as: the folder that the job runs in is
+    deleted after it."""
+    command = f"{PROGRAM} train --config {CONFIG_FILE}"
+    folder = os.path.normpath(config.run.dir).removeprefix("~/")
+    if os.path.isabs(folder):
+        return command
+    if folder.startswith(".."):
+        raise ConfigError(f"run.dir={config.run.dir} leads out of the home folder on the cluster; make it absolute.")
+    return f'{command} --set run.dir="$HOME"/{shlex.quote(folder)}'

@@ -1,0 +1,114 @@
+"""What `submit` takes along: the files that the settings name, and nothing of what lies around them."""
+
+import sys
+
+import pytest
+
+from negalign_ray.errors import ConfigError
+from negalign_ray.settings import load_config
+from negalign_ray.settings.bundle import Bundle, make_bundle
+
+ROOMY = 10**6
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project as they are: data beside an environment, a repository, runs and secrets."""
+    for name in ("data/negatives.jsonl", "instructions.yaml", "judge/card.json", "judge/.env", "judge/weights"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    for name in (".git/config", ".venv/bin/python", "runs/old/model/weights", "secrets.txt", "data/other.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("left behind")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def bundle_of(*overrides: str, limit_bytes: int = ROOMY, **more) -> Bundle:
+    return make_bundle(load_config(preset="d2o", overrides=overrides), limit_bytes=limit_bytes, **more)
+
+
+def names(bundle: Bundle) -> set[str]:
+    return {file.name for file in bundle.files}
+
+
+def test_only_named_files_are_packed_and_the_settings_name_them_there(project, tmp_path):
+    bundle = bundle_of("data.path=data/negatives.jsonl", "sampling.instructions=./instructions.yaml")
+    assert names(bundle) == {"inputs/data.path/negatives.jsonl", "inputs/sampling.instructions/instructions.yaml"}
+    target = tmp_path / "target"
+    target.mkdir()
+    bundle.write(target)
+    config = load_config(file=target / "config.yaml")
+    assert (target / config.data.path).read_text() == "data/negatives.jsonl"
+    assert (target / config.sampling.instructions).read_text() == "instructions.yaml"
+    written = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+    assert written == names(bundle) | {"config.yaml"}
+
+
+def test_a_path_above_the_current_folder_works_there_too(project, monkeypatch):
+    monkeypatch.chdir(project / "judge")
+    bundle = bundle_of("data.path=../data/negatives.jsonl")
+    assert bundle.config.data.path == "inputs/data.path/negatives.jsonl"
+    assert names(bundle) == {"inputs/data.path/negatives.jsonl"}
+
+
+def test_absolute_paths_and_names_stay_what_they_are(project):
+    bundle = bundle_of("data.path=/shared/negatives.jsonl", "model.path=owner/model", "sampling.instructions=moral")
+    assert bundle.files == ()
+    assert {setting: str(path) for setting, path in bundle.absolute.items()} == {"data.path": "/shared/negatives.jsonl"}
+    assert bundle.config.data.path == "/shared/negatives.jsonl"
+    assert bundle.config.model.path == "owner/model"
+
+
+def test_of_a_folder_hidden_files_runs_and_environments_stay_behind(project):
+    head = 'evaluation.heads=[{"name": "judge", "kind": "linear", "target": "judge"}]'
+    bundle = bundle_of("data.path=/shared/x.jsonl", head)
+    assert names(bundle) == {f"inputs/evaluation.heads.0.target/judge/{name}" for name in ("card.json", "weights")}
+    assert bundle.config.evaluation.heads[0].target == "inputs/evaluation.heads.0.target/judge"
+    everything = bundle_of("data.path=.")
+    assert not any(part in name for name in names(everything) for part in (".git", ".venv", "/runs/", ".env"))
+
+
+def test_a_link_out_of_a_folder_is_refused(project):
+    (project / "judge" / "link").symlink_to(project / "secrets.txt")
+    head = 'evaluation.heads=[{"name": "judge", "kind": "linear", "target": "judge"}]'
+    with pytest.raises(ConfigError, match=r"evaluation\.heads\.0\.target: .*link is a link that leads out"):
+        bundle_of("data.path=/shared/x.jsonl", head)
+
+
+def test_a_reward_function_comes_with_the_packages_around_it_but_not_with_their_other_files(project, monkeypatch):
+    (project / "bundled_rewards" / "inner").mkdir(parents=True)
+    for name in ("__init__.py", "inner/__init__.py", "inner/polite.py", "inner/rude.py", "data.csv"):
+        (project / "bundled_rewards" / name).write_text("")
+    monkeypatch.syspath_prepend(project)
+    target = "bundled_rewards.inner.polite:score"
+    bundle = bundle_of("data.path=/x.jsonl", f'scorers.heads=[{{"name": "a", "kind": "python", "target": "{target}"}}]')
+    assert names(bundle) == {
+        "bundled_rewards/__init__.py",
+        "bundled_rewards/inner/__init__.py",
+        "bundled_rewards/inner/polite.py",
+    }
+    assert bundle.config.scorers.heads[0].target == target
+    for name in [name for name in sys.modules if name.startswith("bundled_rewards")]:
+        del sys.modules[name]
+
+
+def test_a_module_that_is_installed_is_expected_there_and_one_that_is_nowhere_is_refused(project):
+    head = 'scorers.heads=[{{"name": "a", "kind": "python", "target": "{}"}}]'
+    assert bundle_of("data.path=/x.jsonl", head.format("json:loads")).files == ()
+    assert bundle_of("data.path=/x.jsonl", head.format("yaml:safe_load")).files == ()
+    with pytest.raises(ConfigError, match=r"scorers\.heads\.a: the module 'nowhere\.at_all' is not found"):
+        bundle_of("data.path=/x.jsonl", head.format("nowhere.at_all:score"))
+
+
+def test_more_files_are_taken_along_when_asked_for(project):
+    bundle = bundle_of("data.path=/x.jsonl", include=[project / "secrets.txt", project / "judge"])
+    assert names(bundle) == {"secrets.txt", "judge/card.json", "judge/weights"}
+    with pytest.raises(ConfigError, match=r"--include nothing: there is no such file"):
+        bundle_of("data.path=/x.jsonl", include=[project.__class__("nothing")])
+
+
+def test_too_much_is_refused_with_the_largest_files(project):
+    (project / "data" / "negatives.jsonl").write_text("x" * 3 * 2**20)
+    with pytest.raises(ConfigError, match=r"3\.0 MiB along, more than --limit-mib=2; .*data\.path: .*negatives\.jsonl"):
+        bundle_of("data.path=data/negatives.jsonl", limit_bytes=2 * 2**20)
