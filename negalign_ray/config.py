@@ -33,6 +33,7 @@ class RunConfig(Section):
     overwrite: bool = False  # False: a run directory that already holds results is refused
     trackers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = ()  # beside metrics.jsonl and TensorBoard; offline,
     # in the run directory (see trackers.py)
+    prometheus: bool = False  # true = metrics also go to the metrics endpoint of Ray (docs/monitoring.md)
 
 
 class ModelConfig(Section):

@@ -17,6 +17,7 @@ from negalign_ray.actors.midrun import MidRunEvaluation, start_midrun
 from negalign_ray.actors.overview import Overview, make_overview
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.processes import open_log, reason_of
+from negalign_ray.actors.prometheus import PrometheusSink
 from negalign_ray.actors.roster import LearnerRoster
 from negalign_ray.actors.saving import read_rollout
 from negalign_ray.actors.sealing import Sealer
@@ -47,7 +48,13 @@ class Conductor:
         config = plan.config
         open_log(config.run_dir, "conductor-0")
         self._plan, self._config = plan, config
-        self._metrics = MetricsWriter(config.run_dir, sinks=open_trackers(config))
+        self._prometheus = None
+        if config.run.prometheus:
+            self._prometheus = PrometheusSink(
+                config.run.name, num_steps=config.learners.steps, activities=self.activities
+            )
+        sinks = [*open_trackers(config), *([self._prometheus] if self._prometheus else [])]
+        self._metrics = MetricsWriter(config.run_dir, sinks=sinks)
         self._events = EventLog(config.run_dir, earlier_s=self._metrics.earlier_s)
         self._fleet = RayFleet(plan, record=self._record)
         self._orders = make_orders(plan, context_ids=remembered_contexts(plan.chat()))
@@ -206,6 +213,8 @@ class Conductor:
         if version is None and self._rollout is not None:
             version = self._rollout.sampler_version
         self._events.record(replace(event, step=step, weight_version=version))
+        if self._prometheus is not None:
+            self._prometheus.happened(event.kind)
 
     # -- the driver --------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from negalign_ray import __version__
+from negalign_ray.cli.grafana import grafana
 from negalign_ray.cli.runs import logs, scale, status, stop
 from negalign_ray.cli.submit import submit, train_submitted
 from negalign_ray.cli.top import top
@@ -363,7 +364,7 @@ def doctor(json_file: Json = None) -> None:
         raise typer.Exit(1)
 
 
-for _command in (submit, status, top, logs, stop, scale):
+for _command in (submit, status, top, logs, stop, scale, grafana):
     app.command()(_command)
 app.command(hidden=True)(train_submitted)
 
