@@ -245,7 +245,7 @@ METRICS: dict[str, Metric] = {
         "tokens/s", "New tokens per busy second, all samplers.", "Low: few requests at once; see samplers.max_num_seqs."
     ),
     "sampler/num": Metric(
-        "samplers", "Samplers that take orders.", "Below samplers.num: see events.jsonl, why one is gone."
+        "count", "Samplers that take orders.", "Below samplers.num: see events.jsonl, why one is gone."
     ),
     "sampler/busy_s": Metric("s", "Seconds spent generating, summed over samplers.", "Near 0: samplers sit idle."),
     "sampler/length_tokens": Metric(
