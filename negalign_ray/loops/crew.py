@@ -34,6 +34,7 @@ class Held:
 @dataclass(slots=True, eq=False)
 class _Member:
     rank: int
+    held: Held  # given to it last; new weights reach one member before all have them
     serving: bool = True
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # of the actor: one call at a time
 
@@ -43,8 +44,8 @@ class Crew:
 
     def __init__(self, fleet: Fleet, *, counts: Counter[str], record: Record = forget) -> None:
         self._fleet, self._counts, self._record = fleet, counts, record
-        self._members = {rank: _Member(rank) for rank in range(fleet.num_samplers)}
         self.held = Held()
+        self._members = {rank: _Member(rank, self.held) for rank in range(fleet.num_samplers)}
         self.updating = asyncio.Lock()  # held by whoever changes `held`: nobody joins in between
 
     @property
@@ -65,7 +66,7 @@ class Crew:
                 try:
                     return await call(member.rank)
                 except RoleError as error:
-                    await self._replace(member, error, self.held)
+                    await self._replace(member, error, member.held)
                     raise
 
     async def spread(
@@ -102,7 +103,7 @@ class Crew:
             async with self.updating:
                 if self.held is not held:
                     await self._give(rank, self.held)
-                self._members[rank] = _Member(rank)
+                self._members[rank] = _Member(rank, self.held)
         except BaseException:
             await self._fleet.remove_sampler(rank)
             raise
@@ -125,6 +126,7 @@ class Crew:
         async with member.lock:
             if not member.serving:
                 return 0.0
+            member.held = held
             try:
                 return (await self._fleet.load_weights(member.rank, held.weights, held.version)).seconds
             except RoleError as error:
