@@ -58,7 +58,7 @@ class Elastic:
         }
 
     async def scale(self, name: str, num: int, *, reason: str = "asked for") -> str:
-        """Begin to bring a role (samplers, scorers, references; also in the singular) to `num`, and say what that means.
+        """Begin to bring a role (samplers, scorers, references; in the singular, too) to `num`; says what that means.
 
         ConfigError: no such role, none of it in this run, a number below 1 or out of samplers.autoscale, or a run that
         is ending. PlacementError: the cluster has no room for all of them; then nothing changes.
