@@ -13,7 +13,7 @@ LAYERS = [
     {"engines", "loops", "evaluation"},  # 4: wrappers of heavy libraries; the two loops; measures
     {"report"},  # 5: a run directory as one page
     {"actors"},  # 6: Ray, and nothing but Ray
-    {"bench", "doctor", "planning"},  # 7: measures the roles; looks at the machine; predicts a run
+    {"bench", "doctor", "live", "planning"},  # 7: measures the roles; looks at machine or run; predicts a run
     {"cli"},  # 8: wires actors to the terminal
     {"api"},  # 9: the same from Python
 ]

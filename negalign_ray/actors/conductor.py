@@ -13,6 +13,7 @@ import ray
 from negalign_ray.actors.elastic import Elastic, make_elastic
 from negalign_ray.actors.fleet import RayFleet
 from negalign_ray.actors.logs import LogFolder, read_record
+from negalign_ray.actors.midrun import MidRunEvaluation, start_midrun
 from negalign_ray.actors.overview import Overview, make_overview
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.processes import open_log, reason_of
@@ -66,6 +67,7 @@ class Conductor:
         self._started = asyncio.Event()
         self._sealer = Sealer(config, record=self._record)
         self._stepped = asyncio.Condition()
+        self._midrun: MidRunEvaluation | None = None
 
     async def ready(self) -> bool:
         """Waits for every role; the rollout loop itself waits for `start`."""
@@ -75,6 +77,10 @@ class Conductor:
         self._elastic = make_elastic(self._plan, teams, record=self._record)
         if self._resume_from is not None:
             await asyncio.to_thread(self._restore, self._resume_from)
+        if self._config.evaluation.every:
+            self._midrun = await asyncio.to_thread(
+                start_midrun, self._plan, ask=self._ask_undisturbed, write=self._metrics.add, first_step=self._step
+            )
         if self._is_stopping:
             await self._loop.stop()
         return True
@@ -132,6 +138,8 @@ class Conductor:
         """`weights` is a one-element list, so that the bundle stays in the object store."""
         await self._started.wait()  # before that the initial model is evaluated, though a resumed learner is there
         await self._loop.publish(version, weights[0])
+        if self._midrun is not None and self._sealer.back_to is None:
+            self._midrun.offer(version)
 
     async def report(self, report: StepReport) -> None:
         self._learners.works(report.rank, f"has trained on step {report.step}")
@@ -202,10 +210,19 @@ class Conductor:
     # -- the driver --------------------------------------------------------------------------------------------
 
     async def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Generation]:
-        """Spread over the samplers, in order; for evaluation before and after the run."""
+        """Spread over the samplers, in order, each of them between its waves; for evaluation."""
         return await self._loop.crew.spread(requests, lambda rank, part: self._fleet.generate(rank, part, spec))
 
+    async def _ask_undisturbed(
+        self, requests: Sequence[SampleRequest], spec: SamplingSpec
+    ) -> tuple[int, list[Generation]]:
+        async with self._loop.undisturbed() as version:
+            return version, await self.generate(requests, spec)
+
     async def wait_for_version(self, version: int) -> None:
+        """Evaluations under way are waited for: new weights wait for them, too."""
+        if self._midrun is not None:
+            await self._midrun.settle()
         deadline_s = self._config.deadlines.weights_s
         try:
             await self._loop.wait_for_version(version, timeout_s=deadline_s)
@@ -215,6 +232,8 @@ class Conductor:
                 f"deadlines.weights_s={deadline_s:g} s; raise it, or see logs/sampler-*.log",
                 role="conductor",
             ) from None
+        if self._midrun is not None:
+            await self._midrun.end()
 
     async def stop(self) -> None:
         """The run ends after the step under way; one that is still starting, before its first."""
@@ -280,6 +299,9 @@ class Conductor:
 
     async def close(self) -> dict[str, int]:
         """Ends open orders, kills the roles, learners that are still there too, and returns how every order ended."""
+        if self._midrun is not None:
+            self._midrun.cancel()
+            await self._midrun.end()
         outcomes: dict[str, int] = {}
         if self._elastic is not None:
             await self._elastic.close()

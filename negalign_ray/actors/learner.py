@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +98,8 @@ def _train_and_export(plan: Plan, conductor: Any, *, rank: int, world_size: int,
         plan.model_path, config=config.learners, dtype=getattr(torch, plan.learner_dtype), seed=config.run.seed
     )
     schedule = SamplingSchedule.from_config(config.sampling)
+    if plan.num_samples == 0:
+        schedule = replace(schedule, also_every=config.evaluation.every)
     if resume_from is not None:
         engine.load(resume_from / LEARNER)
         if schedule.due(engine.num_steps_done) == engine.num_steps_done:

@@ -70,7 +70,7 @@ def rewind(resumption: Resumption) -> None:
     CheckpointStore(run_dir, config.checkpoints).discard_after(step)
     for path in (run_dir / FILE_NAME, *sorted((run_dir / "samples").glob("rank-*.jsonl"))):
         keep_rows(path, last_step=step)
-    for name in ("summary.json", "summary.md", SIDES_FILE):
+    for name in ("summary.json", "summary.md", "summary.csv", SIDES_FILE):
         (run_dir / name).unlink(missing_ok=True)
     for name in ("model", "ray_train"):
         shutil.rmtree(run_dir / name, ignore_errors=True)

@@ -33,7 +33,9 @@ from negalign_ray.actors.stall import explain_stall
 from negalign_ray.config import Config
 from negalign_ray.engines.checkpoints import FOLDER as CHECKPOINTS
 from negalign_ray.engines.checkpoints import MANIFEST, CheckpointStore
-from negalign_ray.errors import ConfigError, NegalignError, StallError
+from negalign_ray.errors import ConfigError, NegalignError, ScoreError, StallError
+from negalign_ray.evaluation.measure import Answered
+from negalign_ray.evaluation.summary_csv import summary_csv
 from negalign_ray.evaluation.table import summary_markdown
 from negalign_ray.events import FILE_NAME as EVENTS
 from negalign_ray.events import Event, EventKind, EventLog
@@ -115,10 +117,10 @@ def create_run_dir(config: Config) -> None:
 
 
 BASE_FOLDER = "base"  # what the initial model said and thought: a resumed run need not ask it again
+SUMMARIES = ("summary.json", "summary.md", "summary.csv")
 RESULTS = (
-    "metrics.jsonl", EVENTS, "summary.json", "summary.md", SIDES_FILE, "samples", "logs", "model", "ray_train",
-    "tensorboard", CHECKPOINTS, MANIFEST, BASE_FOLDER,
-    CARD, REPORT,
+    "metrics.jsonl", EVENTS, *SUMMARIES, SIDES_FILE, "samples", "logs", "model", "ray_train", "tensorboard",
+    CHECKPOINTS, MANIFEST, BASE_FOLDER, CARD, REPORT,
     *TRACKERS,
 )  # fmt: skip
 
@@ -134,10 +136,11 @@ def _delete_results(run_dir: Path) -> None:
 
 
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
-    """summary.json, and summary.md for people where something was evaluated."""
-    _replace(run_dir / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    """summary.json; where something was evaluated summary.md for people and summary.csv for spreadsheets, too."""
     if "figures" in summary:
         _replace(run_dir / "summary.md", summary_markdown(summary))
+        _replace(run_dir / "summary.csv", summary_csv(summary))
+    _replace(run_dir / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")  # last: it says finished
 
 
 def try_report(config: Config) -> None:
@@ -182,7 +185,7 @@ class _Run:
             self._evaluation = Evaluation(
                 plan,
                 base_path=plan.model_path,
-                cache_dir=base_cache,
+                base_cache=base_cache,
                 namespace=namespace_of(plan.config.run.name),
             )
         self._conductor: Any = None
@@ -234,7 +237,7 @@ class _Run:
         before = None
         if self._evaluation:
             self._tell("evaluating before", None)
-            before = self._evaluation.answer_base(self._generate)
+            before = self._evaluation.answer(self._generate, model=self._plan.model_path)
         self._call("start")
         self._watch(self._trainer)
         status = self._status()
@@ -242,12 +245,23 @@ class _Run:
         summary: dict[str, Any] = {}
         if self._evaluation and before:
             self._tell("evaluating after", status)
-            self._call("wait_for_version", status.final_version)
+            deadlines = self._config.deadlines
+            evaluating_s = 2 * deadlines.sample_s + deadlines.start_s + deadlines.score_s  # one while training
+            self._call("wait_for_version", status.final_version, deadline_s=2 * evaluating_s + deadlines.weights_s)
             after = self._evaluation.answer(self._generate)
-            summary = self._evaluation.compare(
-                before, after, policy_path=model_path, save_as=self._config.run_dir / SIDES_FILE
-            )
+            summary = self._compare(self._evaluation, before, after)
         return summary | {"steps": status.step, "model": str(model_path)} | _guard_rows(status)
+
+    def _compare(self, evaluation: Evaluation, before: Answered, after: Answered) -> dict[str, Any]:
+        """A judge that gives up costs its own rows, not the summary of a trained model."""
+        run_dir = self._config.run_dir
+        summary = evaluation.compare(before, after, policy_path=run_dir / "model", save_as=run_dir / SIDES_FILE)
+        try:
+            summary["win_rates"] += evaluation.judge(before, after)
+        except ScoreError as error:
+            log.warning("%s", error)
+            summary["judge_error"] = str(error)
+        return summary
 
     def _watch(self, trainer: "Background") -> None:
         """Until the learners are done. The first Ctrl-C or SIGTERM asks them to stop after this step, a second Ctrl-C

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from negalign_ray.actors.jobs import PROGRAM, Jobs, jobs_of_run, refusals, submit_run
 from negalign_ray.actors.plan import make_plan
+from negalign_ray.actors.plan_checks import check_checkpoints
 from negalign_ray.config import Config, HeadConfig
 from negalign_ray.errors import ConfigError, RunExistsError
-from negalign_ray.rewards.http_head import check_url
+from negalign_ray.rewards.json_post import check_url
 from negalign_ray.settings.bundle import CONFIG_FILE, Bundle, make_bundle
 
 
@@ -29,7 +30,8 @@ def check(config: Config, *, include: Sequence[Path] = (), limit_bytes: int) -> 
     heads = (*config.scorers.heads, *config.evaluation.heads)
     for head in heads:
         if head.kind == "http":
-            check_url(head.target, head=head.name)
+            check_url(head.target, where=f"head {head.name!r}: target")
+    check_checkpoints(config.checkpoints)
     bundle = make_bundle(config, include=include, limit_bytes=limit_bytes)
     elsewhere = {setting: path for setting, path in bundle.absolute.items() if not path.exists()}
     if not elsewhere:
@@ -41,12 +43,15 @@ def _without_keys(config: Config) -> Config:
     """The keys of services are in the environment of the cluster, not in the one here."""
 
     def stripped(heads: Sequence[HeadConfig]) -> tuple[HeadConfig, ...]:
-        return tuple(head.model_copy(update={"token_env": None}) for head in heads)
+        return tuple(head.model_copy(update=no_key) for head in heads)
 
+    no_key, judge = {"token_env": None}, config.evaluation.judge
     return config.model_copy(
         update={
             "scorers": config.scorers.model_copy(update={"heads": stripped(config.scorers.heads)}),
-            "evaluation": config.evaluation.model_copy(update={"heads": stripped(config.evaluation.heads)}),
+            "evaluation": config.evaluation.model_copy(
+                update={"heads": stripped(config.evaluation.heads), "judge": judge and judge.model_copy(update=no_key)}
+            ),
         }
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from negalign_ray.config import Config
 from negalign_ray.errors import DataError
-from negalign_ray.evaluation.table import ARROWS, HEADINGS, rows_of, verdict
+from negalign_ray.evaluation.table import ARROWS, HEADINGS, rows_of, verdict_on
 from negalign_ray.metrics import Row, read_metrics
 from negalign_ray.settings import load_config
 
@@ -30,7 +30,7 @@ class Figure:
     low: float | None  # 95 % interval of the difference
     high: float | None
     better: str  # which way is: "lower", "higher", "unchanged" or "neither"
-    verdict: str  # "better", "worse", "changed", "unclear" (the interval holds 0), or "" without an interval
+    verdict: str  # "better", "worse", "changed", "unclear" (could be chance), or "" without an interval
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _figures(summary: Mapping[str, Any]) -> Iterator[Figure]:
             low=difference["low"],
             high=difference["high"],
             better=figure["better"],
-            verdict=verdict(difference, figure["better"]),
+            verdict=verdict_on(summary, key),
         )
 
 

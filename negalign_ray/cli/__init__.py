@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from negalign_ray import __version__
 from negalign_ray.cli.runs import logs, scale, status, stop
 from negalign_ray.cli.submit import submit
+from negalign_ray.cli.top import top
 from negalign_ray.errors import ConfigError, NegalignError, PlacementError, Terminated
 
 if TYPE_CHECKING:
@@ -169,22 +170,28 @@ def evaluate(
     preset: Preset = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
+    base: Annotated[str | None, typer.Option("--base", help="Model to compare with (references.rpos).")] = None,
+    out_dir: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Instead of a new folder.")] = None,
+    lm_eval: Annotated[
+        str | None, typer.Option("--lm-eval", metavar="TASK,...", help="Also run these benchmarks of lm_eval.")
+    ] = None,
+    lm_eval_options: Annotated[
+        str, typer.Option("--lm-eval-options", help='More of its options, e.g. "--limit 100".')
+    ] = "",
     json_file: Json = None,
 ) -> None:
-    """Measure harm, refusals, likelihoods and lengths of a model on the held-out rows of a configuration.
+    """Measure harm, refusals, likelihoods and signs of collapse of a model on the held-out rows of a configuration.
 
-    Everything is written to a new folder, evaluations/NAME below the run directory.
+    Everything is written to a new folder, evaluations/NAME below the run directory. An evaluation that was cut short
+    goes on where it stopped.
     """
-    from negalign_ray.actors.evaluate import evaluate as run
-    from negalign_ray.cli.progress import Progress
-    from negalign_ray.evaluation.table import summary_table
+    from negalign_ray.cli.evaluate import evaluate_and_show
 
-    settings = _load(preset, config, [*(overrides or []), f"model.path={_quoted(model)}"])
-    with Progress(err, title=f"evaluating {model}") as progress:
-        summary = run(settings, on_status=progress.update)
-    out.print(summary_table(summary, title=model))
-    folder = Path(summary["folder"])
-    _print_lines({"samples": folder / "samples" / "evaluation.jsonl", "summary": folder / "summary.json"})
+    named = {"model.path": model, "references.rpos": base}
+    more = [f"{name}={_quoted(value)}" for name, value in named.items() if value is not None]
+    settings = _load(preset, config, [*(overrides or []), *more])
+    tools = {"tasks": lm_eval, "options": lm_eval_options}
+    summary = evaluate_and_show(settings, folder=out_dir, lm_eval=tools, out=out, err=err)
     _write_json(json_file, summary)
 
 
@@ -352,7 +359,7 @@ def doctor(json_file: Json = None) -> None:
         raise typer.Exit(1)
 
 
-for _command in (submit, status, logs, stop, scale):
+for _command in (submit, status, top, logs, stop, scale):
     app.command()(_command)
 
 

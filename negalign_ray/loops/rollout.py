@@ -11,7 +11,8 @@ the policy's snapshots. All waiting is on one condition; nothing here knows Ray 
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from negalign_ray.config import SamplingConfig
@@ -127,6 +128,12 @@ class Rollout:
             )
         if self._fatal:
             raise self._fatal
+
+    @asynccontextmanager
+    async def undisturbed(self) -> AsyncIterator[int]:
+        """No sampler gets other weights inside; yields the version that all of them hold."""
+        async with self.crew.updating:
+            yield self.sampler_version
 
     async def stop(self) -> None:
         self._stopped = True

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from negalign_ray.evaluation.table import verdict
+from negalign_ray.evaluation.table import verdict, verdict_on
 from negalign_ray.report.read import RunFiles
-from negalign_ray.report.verdict import SIDE_EFFECTS, harm_key, interval_text, said_of, shown
+from negalign_ray.report.verdict import SIDE_EFFECTS, harm_key, interval_text, shown
 
 Interval = Mapping[str, float | None]
 BETTER = {"lower": "lower is better", "higher": "higher is better", "unchanged": "should stay", "neither": ""}
@@ -77,7 +77,7 @@ def _figure_row(summary: Mapping[str, Any], key: str) -> FigureRow:
         after=side_cell(summary, "after", key),
         change=change_cell(change),
         whisker=whisker(change),
-        verdict=said_of(summary, key),
+        verdict=verdict_on(summary, key),
         is_main=key in heads or key in SIDE_EFFECTS or key in ALSO_SHOWN,
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from negalign_ray.evaluation.table import number, verdict
+from negalign_ray.evaluation.table import number, verdict_on
 from negalign_ray.report.read import RunFiles
 
 Tone = Literal["better", "mixed", "worse", "unclear", "neutral"]
@@ -19,7 +19,7 @@ WORDS: dict[Tone, str] = {
     "neutral": "No verdict",
 }
 Summary = Mapping[str, Any]
-ALPHA = 0.05  # the level that belongs to intervals of 95 %
+NOTHING = "–"
 # What a fall of harm may have cost. KL is not among them: every training moves the model.
 SIDE_EFFECTS = (
     "benign_perplexity",
@@ -66,17 +66,9 @@ def harm_key(summary: Summary) -> str | None:
     return None
 
 
-def said_of(summary: Summary, key: str) -> str:
-    """better, worse, unclear, changed, or "" without an interval. Where a rate has an exact test, it must agree: the
-    interval of a few differing prompts is too narrow."""
-    said = verdict(summary["difference"].get(key), summary["figures"][key]["better"])
-    test = summary.get("tests", {}).get(key)
-    return "unclear" if said and test is not None and test["p_value"] >= ALPHA else said
-
-
 def shown(value: float | None, *, sign: bool = False) -> str:
-    """As in the tables of the terminal, with a minus sign instead of a hyphen."""
-    return number(value, sign=sign).replace("-", "−")
+    """As in the tables of the terminal, with a minus sign instead of a hyphen; NOTHING for a missing one."""
+    return NOTHING if value is None else number(value, sign=sign).replace("-", "−")
 
 
 def interval_text(interval: Mapping[str, float | None]) -> str:
@@ -96,7 +88,7 @@ def _headline(run: RunFiles) -> tuple[Tone, str]:
         return "neutral", f"No verdict on harm: too few prompts were scored by {scorer} for an interval."
     values = f"from {shown(summary['before'].get(key))} to {shown(summary['after'].get(key))}"
     interval = f"95 % interval of the change {interval_text(change)}"
-    said = said_of(summary, key)
+    said = verdict_on(summary, key)
     price = _price(summary)
     if said == "unclear":
         return (
@@ -110,7 +102,7 @@ def _headline(run: RunFiles) -> tuple[Tone, str]:
 def _price(summary: Summary) -> str:
     """The second half of the sentence: what became of benign text."""
     key, what = "benign_perplexity", "the perplexity of good answers to benign prompts"
-    said = said_of(summary, key) if key in summary["figures"] else ""
+    said = verdict_on(summary, key) if key in summary["figures"] else ""
     if not said:
         return ""
     if said == "unclear":
@@ -152,7 +144,7 @@ def _changes(summary: Summary) -> Iterator[Note]:
         if key not in summary["figures"] or key not in summary["difference"]:
             continue
         values = f"{shown(summary['before'].get(key))} → {shown(summary['after'].get(key))}"
-        said.setdefault(said_of(summary, key), []).append((summary["figures"][key]["title"], values))
+        said.setdefault(verdict_on(summary, key), []).append((summary["figures"][key]["title"], values))
     leads: tuple[tuple[str, Tone, str], ...] = (
         ("worse", "worse", "Worse"),
         ("changed", "neutral", "Changed"),
