@@ -108,7 +108,7 @@ def gone_within(pids: list[int], *, seconds: float) -> list[int]:
 
 class Saboteur:
     def __init__(self, scene: Scene, strike: Callable[[Scene], None]) -> None:
-        self._scene, self._strike = scene, strike
+        self.scene, self._strike = scene, strike
         self.error: BaseException | None = None
         self.struck_s: float | None = None  # time.monotonic()
         self.next_step_s: float | None = None
@@ -118,7 +118,7 @@ class Saboteur:
         self._thread.start()
 
     def finish(self) -> None:
-        self._scene.is_over.set()
+        self.scene.is_over.set()
         self._thread.join(timeout=30)
         if self.error is not None:
             raise self.error
@@ -136,11 +136,11 @@ class Saboteur:
 
     def _act(self) -> None:
         try:
-            self._strike(self._scene)
+            self._strike(self.scene)
             self.struck_s = time.monotonic()
-            metrics = self._scene.config.run_dir / "metrics.jsonl"
+            metrics = self.scene.config.run_dir / "metrics.jsonl"
             before = _num_rows(metrics)
-            while not self._scene.is_over.wait(POLL_S):
+            while not self.scene.is_over.wait(POLL_S):
                 if _num_rows(metrics) > before:
                     self.next_step_s = time.monotonic()
                     return
@@ -156,7 +156,11 @@ def _num_rows(path: Path) -> int:
 def sabotage(config: Config, strike: Callable[[Scene], None]) -> Iterator[Saboteur]:
     saboteur = Saboteur(Scene(config), strike)
     saboteur.start()
-    yield saboteur
+    try:
+        yield saboteur
+    except BaseException:
+        saboteur.scene.is_over.set()
+        raise
     saboteur.finish()
 
 
