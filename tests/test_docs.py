@@ -66,7 +66,7 @@ def test_every_kind_of_command_is_shown_to_a_newcomer():
     shown = {parse(line).command for line in commands(README)}
     assert shown == {
         *("train", "check", "judge", "evaluate", "generate", "presets", "bench"),
-        *("train-reward", "diagnose", "compare", "doctor", "plan"),
+        *("train-reward", "diagnose", "compare", "doctor", "plan", "report"),
     }
 
 
