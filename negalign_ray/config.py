@@ -257,7 +257,7 @@ class SamplersConfig(Resources):
     kv_cache_gib: PositiveFloat = 1.0  # CPU only
     max_num_seqs: PositiveInt = 64  # answers generated at once
     orders_per_call: PositiveInt | None = None  # None = a step's orders, split evenly over the samplers
-    autoscale: AutoscaleConfig | None = None  # null = their number changes only by `negalign-ray scale`
+    autoscale: AutoscaleConfig | None = None  # null = their number changes by hand alone (docs/scaling.md)
 
     @model_validator(mode="after")
     def _num_is_within(self):

@@ -78,6 +78,7 @@ class Conductor:
         if self._resume_from is not None:
             await asyncio.to_thread(self._restore, self._resume_from)
         if self._config.evaluation.every:
+            self._fleet.make_room_for("evaluation scorer")
             self._midrun = await asyncio.to_thread(
                 start_midrun, self._plan, ask=self._ask_undisturbed, write=self._metrics.add, first_step=self._step
             )
@@ -108,9 +109,9 @@ class Conductor:
             raise ConfigError(f"scale {role}={num}: the run is starting; ask again when its roles are ready.")
         return await self._elastic.scale(role, num)
 
-    def make_room_for_learners(self) -> None:
-        """Called when Ray Train is about to ask for their placement group."""
-        self._fleet.make_room_for_learners()
+    def make_room_for(self, role: str) -> None:
+        """Called when somebody is about to reserve it himself: Ray Train, for learners."""
+        self._fleet.make_room_for(role)
 
     # -- the learners ------------------------------------------------------------------------------------------
 

@@ -58,11 +58,12 @@ class Elastic:
         }
 
     async def scale(self, name: str, num: int, *, reason: str = "asked for") -> str:
-        """Begin to bring `name` (samplers, scorers, references) to `num`, and say what that means.
+        """Begin to bring a role (samplers, scorers, references; in the singular, too) to `num`; says what that means.
 
         ConfigError: no such role, none of it in this run, a number below 1 or out of samplers.autoscale, or a run that
         is ending. PlacementError: the cluster has no room for all of them; then nothing changes.
         """
+        name = name if name.endswith("s") else f"{name}s"
         self._check(name, num)
         scaler = self._scalers[name]
         now = scaler.num
@@ -77,7 +78,7 @@ class Elastic:
             what = f"{now - num} end what they are doing, and leave"
         else:
             what = "nothing changes"
-        return f"{name}: {now} serve, {num} wanted; {what}"
+        return f"{now} serve, {num} wanted; {what}"
 
     def observe(self, metrics: Mapping[str, float], *, caught_up: bool) -> None:
         """After every optimizer step: its metrics, and whether all that samplers were asked for is there."""

@@ -33,7 +33,6 @@ from negalign_ray.records import Generation, Group, Order, SampleRequest, Sampli
 
 log = logging.getLogger(__name__)
 ActorHandle = Any
-LEARNERS = "learners"  # the name of their common group
 
 
 class RayFleet:
@@ -83,18 +82,20 @@ class RayFleet:
         return [self._samplers, self._scorers, self._guides, *self._references]
 
     def wait_until_ready(self) -> None:
-        """Blocks. PlacementError at once when not all have a place, learners included; nothing is started then."""
+        """Blocks. PlacementError when not all roles of the run have a place, others' too; nothing is started then."""
         bundles = {seat: place for pool in self._pools for seat, place in pool.bundles(pool.ranks).items()}
-        self._reservations.take(bundles | {LEARNERS: self._places["learner"]})
+        pooled = {pool.role for pool in self._pools}
+        others = {role: place for role, place in self._places.items() if role not in pooled}
+        self._reservations.take(bundles | others)
         calls = {pool.seat(rank): pool.start(rank) for pool in self._pools for rank in pool.ranks}
         answers = dict(zip(calls, wait_until_ready(calls, deadline_s=self._deadlines.start_s), strict=True))
         for pool in self._pools:
             for rank in pool.ranks:
                 pool.confirm(rank, answers[pool.seat(rank)])
 
-    def make_room_for_learners(self) -> None:
-        """Their group was held for them; Ray Train asks for one of its own."""
-        self._reservations.give_back(LEARNERS)
+    def make_room_for(self, role: str) -> None:
+        """Room was held for those whom somebody else starts: learners, who get a group of Ray Train's own."""
+        self._reservations.give_back(role)
 
     def kill(self) -> None:
         for pool in self._pools:

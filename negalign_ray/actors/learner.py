@@ -68,7 +68,7 @@ class RoomForLearners(WorkerGroupCallback):
         self._conductor, self._deadline_s = conductor, deadline_s
 
     def before_worker_group_start(self, worker_group_context: Any) -> None:
-        ray.get(self._conductor.make_room_for_learners.remote(), timeout=self._deadline_s)
+        ray.get(self._conductor.make_room_for.remote("learner"), timeout=self._deadline_s)
 
 
 def run_worker(settings: dict[str, Any]) -> None:

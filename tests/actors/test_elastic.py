@@ -49,11 +49,11 @@ def ask(elastic: Elastic, *scalings: tuple[str, int]) -> list[str]:
 def test_it_says_what_will_happen_and_does_it():
     cluster = Cluster()
     elastic = make(cluster=cluster)
-    assert ask(elastic, ("samplers", 3), ("scorers", 2), ("samplers", 1), ("samplers", 1)) == [
-        "samplers: 1 serve, 3 wanted; 2 more start, and get work when they are ready and hold the current weights",
-        "scorers: 1 serve, 2 wanted; 1 more start, and get work when they are ready",
-        "samplers: 3 serve, 1 wanted; 2 end what they are doing, and leave",
-        "samplers: 1 serve, 1 wanted; nothing changes",
+    assert ask(elastic, ("samplers", 3), ("scorers", 2), ("samplers", 1), ("sampler", 1)) == [
+        "1 serve, 3 wanted; 2 more start, and get work when they are ready and hold the current weights",
+        "1 serve, 2 wanted; 1 more start, and get work when they are ready",
+        "3 serve, 1 wanted; 2 end what they are doing, and leave",
+        "1 serve, 1 wanted; nothing changes",
     ]
     assert elastic.numbers == {"samplers": 1, "scorers": 2}
     assert elastic.changed == {"scorers": 2}, "what a resumed run starts with, beside its settings"
@@ -64,7 +64,7 @@ def test_it_says_what_will_happen_and_does_it():
     ("name", "num", "message"),
     [
         ("samplers", 0, "scale samplers=0: at least 1 stays; stop the run to end them all."),
-        ("sampler", 2, "scale sampler=2: there is no such role; name one of samplers, scorers, references."),
+        ("guide", 2, "scale guides=2: there is no such role; name one of samplers, scorers, references."),
         ("learners", 2, "scale learners=2: there is no such role; name one of samplers, scorers, references."),
         ("references", 2, "scale references=2: this run has no references; method.name=d2o."),
     ],

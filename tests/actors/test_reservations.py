@@ -1,11 +1,16 @@
 """Every actor has a placement group of its own; a run gets all of them or holds none while it waits."""
 
+import time
+
 import pytest
+import ray
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.util.placement_group import get_current_placement_group, placement_group_table
 
+from negalign_ray.actors.cluster import free_nodes
 from negalign_ray.actors.packing import Node, Placement
-from negalign_ray.actors.reservations import ATTEMPT_S, Reservations, bundle_of
+from negalign_ray.actors.reservations import ATTEMPT_S, Reservations, bundle_of, give_back_leftovers, prefix_of
 from negalign_ray.errors import PlacementError
 
 
@@ -174,3 +179,45 @@ def test_a_place_that_cannot_be_taken_anew_stays_wanted():
 def test_bundles_are_what_ray_counts():
     assert bundle_of(Placement("sampler", 1, cpus=0.5, gpus=0.25, threads=4)) == {"CPU": 0.5, "GPU": 0.25}
     assert bundle_of(Placement("sampler", 1, cpus=0.0, gpus=1.0, threads=4)) == {"GPU": 1.0}
+
+
+# On a live cluster
+
+
+@pytest.mark.real
+@pytest.mark.usefixtures("ray_cluster")
+def test_ray_gives_each_actor_its_place_takes_it_back_and_keeps_nothing_of_a_run_that_died():
+    prefix = prefix_of("room")
+    before = free_cpus()
+    held = Reservations(prefix, patience_s=0)
+    held.take({"sampler-0": place("sampler", 0.25), "sampler-1": place("sampler", 0.25)})
+    assert held.stands("sampler-1")
+    actor = Idle.options(num_cpus=0.25, **held.options("sampler-0")).remote()
+    assert ray.get(actor.group.remote(), timeout=60) == f"{prefix}sampler-0"
+    wait_for(lambda: free_cpus() == before - 0.5)
+    ray.kill(actor)
+    held.give_back("sampler-0")
+    wait_for(lambda: free_cpus() == before - 0.25)
+    held.take({"sampler-0": place("sampler", 0.25)})  # its name is free again, too
+    with pytest.raises(PlacementError, match=r"no place for 1 of 1 scorer bundle\(s\).*labelled role=nowhere"):
+        held.take({"scorer-0": place("scorer", 0.25, labels={"role": "nowhere"})})
+    give_back_leftovers(prefix)
+    wait_for(lambda: free_cpus() == before)
+    assert not held.stands("sampler-0")
+
+
+@ray.remote
+class Idle:
+    def group(self) -> str:
+        return placement_group_table(get_current_placement_group())["name"]
+
+
+def free_cpus() -> float:
+    return round(sum(node.cpus for node in free_nodes()), 4)
+
+
+def wait_for(condition, *, seconds: float = 20.0) -> None:
+    deadline_s = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)

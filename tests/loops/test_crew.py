@@ -134,12 +134,12 @@ def test_ranks_with_a_hole_are_dealt_orders_and_get_weights():
         rollout = make_rollout(fleet, num_steps=2)
         await rollout.crew.leave(1)
         await rollout.start()
-        await rollout.pull(0, timeout_s=5)
+        await rollout.pull(0, timeout_s=60)
         assert sorted(fleet.waves) == [(0, (0, 1)), (2, (2,))]
         await rollout.crew.join(1)
         await rollout.publish(1, "weights")
         assert fleet.versions == {0: 1, 1: 1, 2: 1}
-        await rollout.pull(1, timeout_s=5)
+        await rollout.pull(1, timeout_s=60)
         assert sorted(fleet.waves[2:]) == [(0, (3,)), (1, (4,)), (2, (5,))]
         await rollout.close()
 
@@ -211,7 +211,7 @@ def test_work_that_is_spread_comes_back_in_order_and_what_one_failed_at_is_asked
             return [10 * item for item in part]
 
         assert await crew.spread([1, 2, 3], call) == [10, 20, 30]
-        assert asked == [(0, (1, 2)), (2, (3,)), (0, (1, 2))]
+        assert sorted(asked) == [(0, (1, 2)), (0, (1, 2)), (2, (3,))]
         assert fleet.replaced == [0]
         assert await crew.spread([], call) == []
 
@@ -251,7 +251,7 @@ def test_every_order_ends_exactly_once_whoever_comes_goes_or_fails(moves, faults
                 if at == step:
                     moving.append(asyncio.create_task(move(rollout, kind)))
                     await asyncio.sleep(0)
-            batch = await rollout.pull(step, timeout_s=5)
+            batch = await rollout.pull(step, timeout_s=60)
             trained.extend(handle.card.order_id for handle in batch.handles)
             oldest = rollout.schedule.oldest_allowed(step)
             assert all(oldest <= handle.card.weight_version <= step for handle in batch.handles)
