@@ -90,7 +90,7 @@ class LDAlignConfig(Section):
     name: Literal["ld_align"] = "ld_align"
     beta: PositiveFloat = 0.1  # b [choice]
     weight_mode: Literal["normalised", "raw", "constant"] = "normalised"  # of the latent distances [choice]
-    max_weight: PositiveFloat = 5.0  # weights are clipped to [0, max_weight] [choice]
+    max_weight: PositiveFloat = 5.0  # weights are clipped to 0..max_weight [choice]
 
 
 class DPOConfig(Section):
@@ -521,6 +521,13 @@ class CheckpointsConfig(Section):
         return self.every > 0 and step % self.every == 0 and (step < num_steps or self.keep_finished)
 
 
+class ReportConfig(Section):
+    """The report at the end of a run, <run>/report.html (docs/report.md)."""
+
+    enabled: bool = True  # false = none is written; `negalign-ray report` makes one at any time
+    max_samples: NonNegativeInt = 1000  # prompts whose texts are embedded, covered until clicked; 0 = no texts
+
+
 class DeadlinesConfig(Section):
     """Longest wait for each remote call, in seconds. A miss names the role and raises StallError."""
 
@@ -541,7 +548,7 @@ class DeadlinesConfig(Section):
     @model_validator(mode="after")
     def _calls_may_take_their_time(self):
         """The watchdog is the last resort: a call within its own deadline is no stall."""
-        calls = ("start_s", "sample_s", "score_s", "reference_s", "pull_s", "weights_s", "guide_s", "checkpoint_s")
+        calls = ("start_s", "sample_s", "score_s", "reference_s", "weights_s", "guide_s", "checkpoint_s")
         longest = max(calls, key=lambda name: getattr(self, name))
         if self.stall_s <= getattr(self, longest):
             raise ValueError(
@@ -583,6 +590,7 @@ class Config(Section):
     follow: FollowConfig = FollowConfig()
     guards: GuardsConfig = GuardsConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
+    report: ReportConfig = ReportConfig()
     deadlines: DeadlinesConfig = DeadlinesConfig()
 
     @property

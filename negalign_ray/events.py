@@ -79,10 +79,11 @@ def read_events(run_dir: Path) -> list[Event]:
     path = run_dir / FILE_NAME
     if not path.is_file():
         return []
-    return [event for line in path.read_bytes().split(b"\n") if (event := _event_of(line)) is not None]
+    return [event for line in path.read_bytes().split(b"\n") if (event := parse_event(line)) is not None]
 
 
-def _event_of(line: bytes) -> Event | None:
+def parse_event(line: bytes) -> Event | None:
+    """None for a torn line."""
     try:
         row = json.loads(line)
         return Event(**{**row, "kind": EventKind(row["kind"])})

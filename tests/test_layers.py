@@ -11,10 +11,11 @@ LAYERS = [
     {"settings", "methods", "data", "rewards", "trackers"},  # 2: functions over settings, tensors and text
     {"models"},  # 3: policies over packed rows
     {"engines", "loops", "evaluation"},  # 4: wrappers of heavy libraries; the two loops; measures
-    {"actors"},  # 5: Ray, and nothing but Ray
-    {"bench", "doctor", "planning"},  # 6: measures the roles; looks at the machine; predicts a run
-    {"cli"},  # 7: wires actors to the terminal
-    {"api"},  # 8: the same from Python
+    {"report"},  # 5: a run directory as one page
+    {"actors"},  # 6: Ray, and nothing but Ray
+    {"bench", "doctor", "live", "planning"},  # 7: measures the roles; looks at machine or run; predicts a run
+    {"cli"},  # 8: wires actors to the terminal
+    {"api"},  # 9: the same from Python
 ]
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 LOWEST_LAYER = {"torch": 2, "transformers": 2}

@@ -31,7 +31,7 @@ from negalign_ray.loops.pace import PACE_STEPS
 from negalign_ray.loops.roles import Batch, StepReport
 from negalign_ray.loops.rollout import Rollout
 from negalign_ray.loops.state import RolloutState
-from negalign_ray.loops.watchdog import Activity, culprit
+from negalign_ray.loops.watchdog import Activity, suspects
 from negalign_ray.metrics import MetricsWriter, Row, read_metrics
 from negalign_ray.records import Generation, Prompt, SampleRequest, SamplingSpec, TokenIds
 from negalign_ray.trackers import open_trackers
@@ -143,10 +143,10 @@ class Conductor:
             batch = await self._loop.pull(step, timeout_s=deadline_s)
         except TimeoutError:
             busy = f"{len(self._loop.buffer)} groups under way, {self._loop.buffer.num_ready} ready"
-            longest = culprit(self.activities())
+            busy += "".join(f"; {each}" for each in suspects(self.activities())[:1])
             raise StallError(
-                f"the batch of step {step} was not ready within deadlines.pull_s={deadline_s:g} s ({busy}"
-                f"{f'; {longest}' if longest else ''}); see logs/sampler-*.log, or raise the deadline",
+                f"the batch of step {step} was not ready within deadlines.pull_s={deadline_s:g} s ({busy}); "
+                "see logs/sampler-*.log, or raise the deadline",
                 role="conductor",
                 weight_version=self._loop.sampler_version,
             ) from None

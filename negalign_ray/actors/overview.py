@@ -22,7 +22,8 @@ class RoleState:
     doing: str
     for_s: float | None  # None = since the start
     weight_version: int | None
-    busy_s: float = 0.0  # since the run began
+    works: bool = False  # others may be waiting for it
+    busy_s: float = 0.0  # time at work since the run began
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def role_states(config: Config, activities: Sequence[Activity], *, is_ready: boo
     expected = {(role, rank) for role, num in configured for rank in range(num)}
     first = "idle" if is_ready else "starting"
     return tuple(
-        RoleState(*key, each.doing, round(each.for_s, 1), each.weight_version, round(each.busy_s, 1))
+        RoleState(*key, each.doing, round(each.for_s, 1), each.weight_version, each.works, round(each.busy_s, 1))
         if (each := known.get(key))
         else RoleState(*key, first, None, None)
         for key in sorted(known.keys() | expected)

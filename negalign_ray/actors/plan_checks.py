@@ -40,10 +40,10 @@ def check_settings(config: Config, *, learner_dtype: ComputeDtype) -> None:
         )
     require_exact_accumulation(learners.zero_stage, learner_dtype)
     require_installed(config.run.trackers)
-    _check_checkpoints(config.checkpoints)
+    check_checkpoints(config.checkpoints)
 
 
-def _check_checkpoints(checkpoints: CheckpointsConfig) -> None:
+def check_checkpoints(checkpoints: CheckpointsConfig) -> None:
     """A URL that cannot be opened, or a metric that no run has."""
     if checkpoints.url is not None:
         open_remote(checkpoints.url)

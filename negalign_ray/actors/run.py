@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from rich.console import RenderableType
 
+from negalign_ray.actors.card import write_card
 from negalign_ray.actors.cluster import cluster
 from negalign_ray.actors.conductor import Status
 from negalign_ray.actors.dry_run import describe
@@ -40,6 +41,9 @@ from negalign_ray.events import FILE_NAME as EVENTS
 from negalign_ray.events import Event, EventKind, EventLog
 from negalign_ray.loops.watchdog import Activity, Watchdog
 from negalign_ray.metrics import time_so_far
+from negalign_ray.report import FILE_NAME as REPORT
+from negalign_ray.report import write_report
+from negalign_ray.report.read import CARD
 from negalign_ray.settings import dump_config
 from negalign_ray.trackers import TRACKERS
 
@@ -81,10 +85,12 @@ def _carry_out(
     plan: Plan, on_status: OnStatus, *, base_cache: Path | None = None, resume_from: Path | None = None
 ) -> dict[str, Any]:
     started_s = time.perf_counter()
+    write_card(plan)
     with cluster(plan), announced(plan.config.run_dir), sigterm_interrupts():
         summary = _Run(plan, on_status, base_cache, resume_from).execute()
     summary["wall_s"] = time.perf_counter() - started_s
     write_summary(plan.config.run_dir, summary)
+    try_report(plan.config)
     is_finished = summary["steps"] >= plan.config.learners.steps and summary["rolled_back_to"] is None
     if is_finished and not plan.config.checkpoints.keep_finished:
         CheckpointStore(plan.config.run_dir, plan.config.checkpoints).clear()
@@ -114,7 +120,7 @@ BASE_FOLDER = "base"  # what the initial model said and thought: a resumed run n
 SUMMARIES = ("summary.json", "summary.md", "summary.csv")
 RESULTS = (
     "metrics.jsonl", EVENTS, *SUMMARIES, SIDES_FILE, "samples", "logs", "model", "ray_train", "tensorboard",
-    CHECKPOINTS, MANIFEST, BASE_FOLDER,
+    CHECKPOINTS, MANIFEST, BASE_FOLDER, CARD, REPORT,
     *TRACKERS,
 )  # fmt: skip
 
@@ -135,6 +141,20 @@ def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
         _replace(run_dir / "summary.md", summary_markdown(summary))
         _replace(run_dir / "summary.csv", summary_csv(summary))
     _replace(run_dir / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")  # last: it says finished
+
+
+def try_report(config: Config) -> None:
+    """<run>/report.html. The run's own files are complete by now, so that nothing which goes wrong here may end it."""
+    if not config.report.enabled:
+        return
+    path = config.run_dir / REPORT
+    try:
+        write_report([config.run_dir], path, max_samples=config.report.max_samples)
+    except Exception as error:
+        log.warning(
+            "%s was not written: %s: %s; all else is complete. `negalign-ray report %s` tries again.",
+            *(path, type(error).__name__, error, config.run_dir),
+        )
 
 
 def _replace(path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from negalign_ray.actors.jobs import PROGRAM, Jobs, jobs_of_run, refusals, submit_run
 from negalign_ray.actors.plan import make_plan
+from negalign_ray.actors.plan_checks import check_checkpoints
 from negalign_ray.config import Config, HeadConfig
 from negalign_ray.errors import ConfigError, RunExistsError
 from negalign_ray.rewards.json_post import check_url
@@ -30,6 +31,7 @@ def check(config: Config, *, include: Sequence[Path] = (), limit_bytes: int) -> 
     for head in heads:
         if head.kind == "http":
             check_url(head.target, where=f"head {head.name!r}: target")
+    check_checkpoints(config.checkpoints)
     bundle = make_bundle(config, include=include, limit_bytes=limit_bytes)
     elsewhere = {setting: path for setting, path in bundle.absolute.items() if not path.exists()}
     if not elsewhere:

@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from negalign_ray import __version__
 from negalign_ray.cli.runs import logs, scale, status, stop
 from negalign_ray.cli.submit import submit
+from negalign_ray.cli.top import top
 from negalign_ray.errors import ConfigError, NegalignError, PlacementError, Terminated
 
 if TYPE_CHECKING:
@@ -278,6 +279,22 @@ def generate(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, finished or not.")],
+    file: Annotated[
+        Path | None, typer.Option("--out", help="Default: report.html in the run's folder; of several runs, here.")
+    ] = None,
+    max_samples: Annotated[
+        int, typer.Option(min=0, help="Prompts whose texts are embedded, covered until clicked; 0 = no texts.")
+    ] = 1000,
+) -> None:
+    """One HTML file on one run or several: verdict, figures with intervals, curves, time, events and samples."""
+    from negalign_ray.cli.report import make_report
+
+    make_report(runs, file=file, max_samples=max_samples, out=out)
+
+
+@app.command()
 def presets() -> None:
     """List the packaged configurations."""
     from rich.table import Table
@@ -342,7 +359,7 @@ def doctor(json_file: Json = None) -> None:
         raise typer.Exit(1)
 
 
-for _command in (submit, status, logs, stop, scale):
+for _command in (submit, status, top, logs, stop, scale):
     app.command()(_command)
 
 
@@ -437,6 +454,8 @@ def _print_results(settings: "Config", summary: dict[str, Any]) -> None:
         "logs": run_dir / "logs",
         "try it": f"negalign-ray generate {run_dir / 'model'}",
     }
+    if (run_dir / "report.html").is_file():
+        lines |= {"report": run_dir / "report.html"}
     if summary.get("stopped_by"):
         lines = {"stopped": summary["stopped_by"]["reason"], **lines}
     _print_lines(lines)

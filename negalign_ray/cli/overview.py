@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from negalign_ray.actors.overview import Overview
-from negalign_ray.cli.progress import clock
+from negalign_ray.live.draw import clock
 
 
 def overview_table(overview: Overview) -> RenderableType:

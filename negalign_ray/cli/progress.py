@@ -13,6 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from negalign_ray.live.draw import clock
+
 if TYPE_CHECKING:
     from negalign_ray.actors.conductor import Status
 
@@ -44,13 +46,6 @@ def shown(fields: tuple[tuple[str, str, str], ...], metrics: Metrics) -> str:
     """ "loss 0.693  gradient 12.0": the fields that were measured."""
     parts = [f"{label} {style.format(metrics[key])}" for label, key, style in fields if metrics.get(key) is not None]
     return "  ".join(parts)
-
-
-def clock(seconds: float) -> str:
-    """75 -> "1:15", 3700 -> "1:01:40"."""
-    minutes, second = divmod(round(seconds), 60)
-    hour, minute = divmod(minutes, 60)
-    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
 
 
 def _guide_line(status: "Status") -> str:

@@ -33,6 +33,17 @@ class Firing:
         return self.action in ("stop", "rollback")
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How near a guard is to firing."""
+
+    guard: str
+    metric: str
+    value: float  # of the guard's own measure; 0 or less is as good as at the start
+    limit: float
+    fired: bool  # and has not recovered since
+
+
 @dataclass(frozen=True)
 class Rule:
     """`badness(now, start)` of the mean of the last values against the mean of the first ones; high is bad."""
@@ -54,6 +65,7 @@ class _Watch:
     rule: Rule
     first: list[float] = field(default_factory=list)
     last: deque[tuple[int, float]] = field(default_factory=deque)  # (step, value)
+    badness: float | None = None  # None = too little seen
     fired: bool = False  # and has not recovered since
 
     def observe(self, step: int, row: Row) -> Firing | None:
@@ -69,7 +81,7 @@ class _Watch:
             self.last.popleft()
         if len(self.last) < window or (rule.must_stand_out and not _stands_out(self.first)):
             return None
-        badness = rule.badness(fmean(value for _, value in self.last), fmean(self.first))
+        self.badness = badness = rule.badness(fmean(value for _, value in self.last), fmean(self.first))
         was_fired, self.fired = self.fired, badness > rule.config.limit
         return _firing(rule, self.last[0][0], step, badness) if self.fired and not was_fired else None
 
@@ -89,6 +101,14 @@ class Guards:
         """What fires at `step` (optimizer steps done), given its row of metrics."""
         firings = (watch.observe(step, row) for watch in self._watches)
         return [firing for firing in firings if firing is not None]
+
+    def readings(self) -> list[Reading]:
+        """Of every guard that has seen enough, as it is now."""
+        return [
+            Reading(watch.rule.name, watch.rule.metric, watch.badness, watch.rule.config.limit, watch.fired)
+            for watch in self._watches
+            if watch.badness is not None
+        ]
 
 
 def _firing(rule: Rule, first_step: int, step: int, badness: float) -> Firing:

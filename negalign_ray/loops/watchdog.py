@@ -1,6 +1,6 @@
 """Whether a run still moves, and who holds it up when it does not.
 
-    calls to roles, what the learners say --> ActivityBook --moves--> Watchdog --none for stall_s--> culprit(activities)
+    calls to roles, learners' words --> ActivityBook --moves--> Watchdog --none for stall_s--> suspects(activities)
 
 The book is kept by whoever calls the roles, so that it needs no answer from one that hangs. Nothing here knows Ray.
 """
@@ -115,6 +115,6 @@ class Watchdog:
         return still_s if still_s > self._stall_s else None
 
 
-def culprit(activities: Sequence[Activity]) -> Activity | None:
-    """Who has worked at one thing for longest; None when nobody works, so that it is the conductor's own fault."""
-    return max((each for each in activities if each.works), key=lambda each: each.for_s, default=None)
+def suspects(activities: Sequence[Activity]) -> list[Activity]:
+    """Who works, the longest at one thing first; nobody when it is the conductor's own fault."""
+    return sorted((each for each in activities if each.works), key=lambda each: -each.for_s)

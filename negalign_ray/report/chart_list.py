@@ -15,6 +15,7 @@ ORIGINS = {  # of scored answers (records.ResponseCard.origin): label, tone
     "sample_negative": ("own, asked for bad", "negative-sample"),
 }
 _HEAD = re.compile(r"scorer/(.+?)_(sample_positive|sample_negative|sample|negative|positive)")
+_EVALUATED = re.compile(r"eval/(.+_score(_benign_prompts)?|.*refusal_frac.*)")
 _BEHAVIOUR = re.compile(r"behaviour/(.+)/margin_nats", re.DOTALL)
 MAX_BEHAVIOURS = 8  # as many as there are neutral tones
 
@@ -114,6 +115,7 @@ def sections(keys: Iterable[str], *, groups_of: dict[str, float]) -> list[Sectio
     """For the metrics `keys` that some run measured; `groups_of` counts the groups of every behaviour."""
     keys = list(dict.fromkeys(keys))
     planned = [
+        SectionPlan("Evaluated while training", _evaluated(keys)),
         SectionPlan("Loss and margins", (*LOSS, *_behaviours(keys, groups_of))),
         SectionPlan("Likelihoods", LIKELIHOODS),
         SectionPlan("Rewards", _heads(keys)),
@@ -135,6 +137,12 @@ def _measured(section: SectionPlan, keys: set[str]) -> SectionPlan:
         if lines:
             charts.append(ChartPlan(chart.title, lines, chart.note))
     return SectionPlan(section.title, tuple(charts), section.is_folded)
+
+
+def _evaluated(keys: list[str]) -> tuple[ChartPlan, ...]:
+    """Scores of the judges and rates of refusal, which evaluation.every measures on the way."""
+    shown = [key for key in keys if _EVALUATED.fullmatch(key)]
+    return tuple(_alone(key.removeprefix("eval/").replace("_", " "), key) for key in sorted(shown))
 
 
 def _heads(keys: list[str]) -> tuple[ChartPlan, ...]:

@@ -13,6 +13,7 @@ from negalign_ray.report.verdict import SIDE_EFFECTS, harm_key, interval_text, s
 
 Interval = Mapping[str, float | None]
 BETTER = {"lower": "lower is better", "higher": "higher is better", "unchanged": "should stay", "neither": ""}
+ALSO_SHOWN = ("kl_per_token", "entropy_per_token")
 MARGIN = 6.0  # percent of a drawing's width that stays free on either side
 
 
@@ -77,7 +78,7 @@ def _figure_row(summary: Mapping[str, Any], key: str) -> FigureRow:
         change=change_cell(change),
         whisker=whisker(change),
         verdict=verdict_on(summary, key),
-        is_main=key in heads or key in SIDE_EFFECTS or key == "kl_per_token",
+        is_main=key in heads or key in SIDE_EFFECTS or key in ALSO_SHOWN,
     )
 
 

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from negalign_ray import __version__
 from negalign_ray.report.curves import Chart, as_json, curve_sections, time_chart
 from negalign_ray.report.facts import Facts, facts_of, without_secrets
+from negalign_ray.report.judged import PlainTable, judged_tables
 from negalign_ray.report.outcome import BehaviourRow, FigureRow, behaviour_rows, figure_rows
 from negalign_ray.report.read import CONFIG, RunFiles
 from negalign_ray.report.samples import PackedSamples
@@ -41,6 +42,7 @@ class RunView:
     verdict: Verdict
     figures: Sequence[FigureRow]
     behaviours: Sequence[BehaviourRow]
+    judged: Sequence[PlainTable]
     harm: str  # title of the figure that `behaviours` show
     bars: Sequence[Bar]
     guards: Sequence[GuardRow]
@@ -98,6 +100,7 @@ def _view(run: RunFiles, number: int) -> RunView:
         verdict=verdict_of(run),
         figures=figure_rows(run),
         behaviours=behaviour_rows(run),
+        judged=judged_tables(run),
         harm=run.summary["figures"][key]["title"] if key else "",
         bars=bars(run),
         guards=guard_rows(run),

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from negalign_ray.report.read import RunFiles
 
 MAX_CHARS = 4000  # of one text
+ABOUT = {"instruction": "instruction {}", "weight_version": "version {}", "num_tokens": "{} tokens"}
+PARTS = ("harmful", "benign", "overrefusal")  # of evaluation.json, in the order of the prompts
 SIDES = ("before", "after", "answer")  # "answer": of an evaluation of one model
 
 
@@ -82,7 +84,7 @@ def _scores(run: RunFiles) -> list[dict[str, dict[str, float]]]:
 
 def _scores_of(side: Mapping[str, Any], texts: Sequence[str]) -> list[dict[str, float]]:
     """ValueError when the side does not belong to the texts."""
-    parts = (side["harmful"], side["benign"])
+    parts = [side[name] for name in PARTS if name in side]
     if [text for part in parts for text in part["texts"]] != list(texts):
         raise ValueError("evaluation.json and samples/evaluation.jsonl are of different evaluations")
     return [
@@ -120,11 +122,7 @@ def _group(row: Mapping[str, Any], number: int) -> Item:
 
 
 def _response(row: Mapping[str, Any]) -> Answer:
-    about = [
-        f"{name} {row[key]}" if name else str(row[key])
-        for key, name in (("instruction", "instruction"), ("weight_version", "version"), ("num_tokens", "tokens"))
-        if row.get(key) is not None
-    ]
+    about = [text.format(row[key]) for key, text in ABOUT.items() if row.get(key) is not None]
     rewards = {head: float(score) for head, score in (row.get("rewards") or {}).items()}
     return Answer(str(row.get("role", "")), shortened(str(row.get("text", ""))), rewards, ", ".join(about))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from negalign_ray.evaluation.table import number, verdict, verdict_on
+from negalign_ray.evaluation.table import number, verdict_on
 from negalign_ray.report.read import RunFiles
 
 Tone = Literal["better", "mixed", "worse", "unclear", "neutral"]
@@ -19,6 +19,7 @@ WORDS: dict[Tone, str] = {
     "neutral": "No verdict",
 }
 Summary = Mapping[str, Any]
+NOTHING = "–"
 # What a fall of harm may have cost. KL is not among them: every training moves the model.
 SIDE_EFFECTS = (
     "benign_perplexity",
@@ -66,8 +67,8 @@ def harm_key(summary: Summary) -> str | None:
 
 
 def shown(value: float | None, *, sign: bool = False) -> str:
-    """As in the tables of the terminal, with a minus sign instead of a hyphen."""
-    return number(value, sign=sign).replace("-", "−")
+    """As in the tables of the terminal, with a minus sign instead of a hyphen; NOTHING for a missing one."""
+    return NOTHING if value is None else number(value, sign=sign).replace("-", "−")
 
 
 def interval_text(interval: Mapping[str, float | None]) -> str:
@@ -87,7 +88,7 @@ def _headline(run: RunFiles) -> tuple[Tone, str]:
         return "neutral", f"No verdict on harm: too few prompts were scored by {scorer} for an interval."
     values = f"from {shown(summary['before'].get(key))} to {shown(summary['after'].get(key))}"
     interval = f"95 % interval of the change {interval_text(change)}"
-    said = verdict(change, "lower")
+    said = verdict_on(summary, key)
     price = _price(summary)
     if said == "unclear":
         return (
@@ -101,8 +102,7 @@ def _headline(run: RunFiles) -> tuple[Tone, str]:
 def _price(summary: Summary) -> str:
     """The second half of the sentence: what became of benign text."""
     key, what = "benign_perplexity", "the perplexity of good answers to benign prompts"
-    change = summary["difference"].get(key)
-    said = verdict(change, "lower")
+    said = verdict_on(summary, key) if key in summary["figures"] else ""
     if not said:
         return ""
     if said == "unclear":

@@ -20,6 +20,7 @@ from negalign_ray.evaluation.table import excludes_zero
 from negalign_ray.report.outcome import Cell, FigureRow, change_cell, figure_rows
 from negalign_ray.report.read import RunFiles
 from negalign_ray.report.sample_files import evaluated_prompts
+from negalign_ray.report.verdict import NOTHING
 
 RESAMPLES = 2000
 
@@ -117,7 +118,7 @@ def _row(key: str, tables: Sequence[Mapping[str, FigureRow]], differences: Seque
     named = next(table[key] for table in tables if key in table)
     cells = [
         VersusCell(
-            after=table[key].after if key in table else Cell("-"),
+            after=table[key].after if key in table else Cell(NOTHING),
             minus_first=change_cell(difference[key]) if key in difference else None,
             differs=excludes_zero(difference.get(key)),
         )

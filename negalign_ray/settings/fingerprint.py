@@ -21,6 +21,7 @@ WITHOUT_EFFECT: Sections = {
     "deadlines": None,
     "guards": None,
     "checkpoints": None,
+    "report": None,
 }
 _PLACE = ("cpus", "gpus", "threads", "labels")
 # Settings that a resumed run may change: what is measured, and where and how fast work is done. Rounding may differ.

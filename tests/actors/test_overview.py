@@ -44,9 +44,9 @@ def test_an_overview_survives_a_journey_as_json():
 
 def test_a_role_that_nobody_has_called_yet_is_shown_too():
     config = load_config(preset="quickstart", overrides=["samplers.num=2"])
-    activities = [Activity("sampler", 0, "sample call", 3.14, works=True, weight_version=4)]
+    activities = [Activity("sampler", 0, "sample call", 3.14, works=True, weight_version=4, busy_s=2.72)]
     states = {(each.role, each.rank): each for each in role_states(config, activities, is_ready=True)}
-    assert states["sampler", 0] == RoleState("sampler", 0, "sample call", 3.1, 4)
+    assert states["sampler", 0] == RoleState("sampler", 0, "sample call", 3.1, 4, works=True, busy_s=2.7)
     assert states["sampler", 1] == RoleState("sampler", 1, "idle", None, None)
     assert states["learner", 0].doing == "idle"
     assert role_states(config, [], is_ready=False)[0].doing == "starting"

@@ -53,7 +53,7 @@ def test_the_plain_text_says_what_became_better_and_worse(run):
     lines = repr(run).splitlines()
     assert lines[0] == f"d2o on smollm2-135m-instruct: 20 steps in {run.folder}"
     assert "  better  ↓ judge, mean: 0.8 -> 0.2" in lines
-    assert any(line.startswith("  worse   ↑ log-prob, human benign") for line in lines), lines
+    assert any(line.startswith("  worse   ↑ log-prob, benign human answers") for line in lines), lines
     assert lines[-1].strip().startswith(f"{len(run.figures)} figures in all")
 
 

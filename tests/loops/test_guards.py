@@ -145,3 +145,18 @@ def test_every_metric_that_a_guard_reads_is_in_the_catalogue():
     assert {watched.rule.name for watched in guards._watches} == set(GuardsConfig.model_fields) - {"enabled"}
     for watched in guards._watches:
         metric_for(watched.rule.metric)
+
+
+def test_readings_tell_how_near_each_guard_is_once_it_has_seen_enough():
+    guards = Guards(GuardsConfig())
+    for step in range(1, 5):
+        guards.observe(step, {"learner/kl_nats": -0.1})
+    assert guards.readings() == []
+    guards.observe(5, {"learner/kl_nats": -0.1})
+    assert [(each.guard, round(each.value, 3), each.limit, each.fired) for each in guards.readings()] == [
+        ("kl", 0.1, 0.5, False),
+        ("own_answers", 0.1, 0.2, False),
+    ]
+    for step in range(6, 11):
+        guards.observe(step, {"learner/kl_nats": -0.3})
+    assert [(each.guard, each.fired) for each in guards.readings()] == [("kl", False), ("own_answers", True)]

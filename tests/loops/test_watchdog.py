@@ -2,7 +2,7 @@
 
 import pytest
 
-from negalign_ray.loops.watchdog import Activity, ActivityBook, Watchdog, culprit
+from negalign_ray.loops.watchdog import Activity, ActivityBook, Watchdog, suspects
 
 
 class Clock:
@@ -109,9 +109,10 @@ def test_a_learner_that_waits_does_not_work(book, clock):
     assert busy_s(book) == {"learner": 8.0}
 
 
-def test_the_culprit_is_who_has_worked_longest_never_who_waits():
+def test_suspects_are_those_who_work_the_longest_first_never_those_who_wait():
     waits = Activity("learner", 0, "waits for the batch of step 3", 500.0, works=False)
-    works = Activity("sampler", 1, "sample", 430.0, works=True)
-    others = [Activity("learner", 1, "trains on step 2", 2.0, works=True), Activity("scorer", 0, "idle", 900.0, False)]
-    assert culprit([waits, works, *others]) == works
-    assert culprit([waits]) is None
+    works = Activity("sampler", 1, "sample call", 430.0, works=True)
+    since = Activity("learner", 1, "trains on step 2", 2.0, works=True)
+    idle = Activity("scorer", 0, "idle", 900.0, works=False)
+    assert suspects([waits, since, works, idle]) == [works, since]
+    assert suspects([waits, idle]) == []

@@ -127,10 +127,9 @@ class Chart {
     if (!this.overlay) return;
     const x = this.across(here);
     const points = this.isStack ? [] : read.map(({ one, at }) => draw("circle", { class: `point tone-${one.tone}`, r: 3.5, cx: this.across(one.x[at]), cy: this.upward(one.y[at]) }));
-    const isLate = x > this.width * 0.8;
     this.overlay.replaceChildren(
       draw("line", { class: "cursor", x1: x, x2: x, y1: TOP, y2: this.bottom }),
-      draw("text", { x: x + (isLate ? -4 : 4), y: this.bottom - 4, "text-anchor": isLate ? "end" : "start" }, `step ${here}`),
+      draw("text", { class: "cursor-step", x: Math.min(x, this.width - 26), y: this.height - 5, "text-anchor": "middle" }, `step ${here}`),
       ...points,
     );
   }

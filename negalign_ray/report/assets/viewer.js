@@ -2,6 +2,7 @@
 
 const PAGE = 20, MAX_ROWS = 6, CHARS_A_ROW = 70;
 const KINDS = { evaluation: "Before and after", training: "Training" };
+const ROLES = ["before", "after", "answer", "negative", "positive", "sample"];
 const ROLE_NAMES = { negative: "human negative", positive: "human positive", sample: "own sample" };
 const ORDER_NAMES = { given: "as given", fall: "score fell most", rise: "score rose most", high: "highest score" };
 
@@ -51,14 +52,15 @@ class Viewer {
     const behaviours = unique(items.map((item) => item.behaviour ?? "")).sort();
     const roles = this.form.querySelector(".roles div");
     roles.replaceChildren();
-    for (const role of unique(answers.map((answer) => answer.role))) {
+    const present = new Set(answers.map((answer) => answer.role));
+    for (const role of ROLES.filter((name) => present.has(name))) {
       const input = make("input", { type: "checkbox", name: "role", value: role, checked: true });
       const swatch = make("span", { class: `swatch tone-${role}`, "aria-hidden": "true" });
       roles.append(make("label", { class: "check" }, input, swatch, ROLE_NAMES[role] ?? role));
     }
     this.options("behaviour", [["", "all"], ...behaviours.map((name) => [`=${name}`, name || "(none)"])], behaviours.length > 1);
     this.options("run", [["", "all"], ...this.runs.map((name, index) => [String(index), name])], this.runs.length > 1);
-    this.options("head", heads.map((name) => [name, name]), heads.length > 1);
+    this.options("head", heads.map((name) => [name, name]), heads.length > 0);
     const orders = Object.keys(ORDERS).filter((order) => order === "given" || (heads.length && (order === "high" || kind === "evaluation")));
     this.options("order", orders.map((order) => [order, ORDER_NAMES[order]]), orders.length > 1);
     for (const name of ["least", "most"]) {

@@ -1,0 +1,1 @@
+"""A run as one looks at it while it goes on, or afterwards: `negalign-ray top`."""
