@@ -18,3 +18,13 @@ def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.toy import make_toy_model
 
     return make_toy_model(tmp_path_factory.mktemp("toy") / "model")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """A local, token-authenticated cluster with its dashboard on loopback, as `negalign-ray train` starts it."""
+    from negalign_ray.actors.cluster import start_ray, stop_ray
+
+    start_ray()
+    yield
+    stop_ray()

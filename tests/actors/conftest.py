@@ -33,16 +33,6 @@ TOY = (
 )
 
 
-@pytest.fixture(scope="session")
-def ray_cluster():
-    """A local, token-authenticated cluster with its dashboard on loopback, as `negalign-ray train` starts it."""
-    from negalign_ray.actors.cluster import start_ray, stop_ray
-
-    start_ray()
-    yield
-    stop_ray()
-
-
 @pytest.fixture
 def toy_config(toy_model: Path, tmp_path: Path) -> Callable[..., Config]:
     def make(*overrides: str, name: str = "toy") -> Config:

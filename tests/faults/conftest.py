@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from negalign_ray.config import Config
-from tests.actors.conftest import ray_cluster, read_rows, toy_config  # noqa: F401  # fixtures
+from tests.actors.conftest import read_rows, toy_config  # noqa: F401  # a fixture
 
 Report = Callable[..., None]
 

@@ -8,9 +8,6 @@ import httpx
 import pytest
 import ray
 
-from tests.actors.conftest import ray_cluster
-
-__all__ = ["ray_cluster"]  # a fixture
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 OTHER = "0" * 64
 REACH_AN_ACTOR = """
