@@ -524,7 +524,7 @@ class CheckpointsConfig(Section):
 class ReportConfig(Section):
     """The report at the end of a run, <run>/report.html (docs/report.md)."""
 
-    enabled: bool = True  # false = none is written; `negalign-ray report` makes one at any time
+    enabled: bool = True  # false = none is written; `negalign-ray report RUN` makes one at any time
     max_samples: NonNegativeInt = 1000  # prompts whose texts are embedded, covered until clicked; 0 = no texts
 
 

@@ -30,7 +30,7 @@ METHOD_SECTIONS = get_args(get_args(MethodConfig)[0])
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-NO_SETTING = (".py", ".yaml", ".json", ".jsonl")  # `data.py` is a file, not a setting of `data`
+NO_SETTING = (".py", ".yaml", ".json", ".jsonl", ".html")  # `data.py` is a file, not a setting of `data`
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
