@@ -290,8 +290,8 @@ def report(
         Path | None, typer.Option("--out", help="Default: report.html in the run's folder; of several runs, here.")
     ] = None,
     max_samples: Annotated[
-        int, typer.Option(min=0, help="Prompts whose texts are embedded, covered until clicked; 0 = no texts.")
-    ] = 1000,
+        int | None, typer.Option(min=0, help="Prompts whose texts are embedded, covered until clicked; 0 = no texts.")
+    ] = None,
 ) -> None:
     """One HTML file on one run or several: verdict, figures with intervals, curves, time, events and samples."""
     from negalign_ray.cli.report import make_report

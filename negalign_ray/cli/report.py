@@ -4,11 +4,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from negalign_ray.config import ReportConfig
 from negalign_ray.report import FILE_NAME, write_report
 
 
-def make_report(runs: list[Path], *, file: Path | None, max_samples: int, out: Console) -> None:
-    """Raises DataError when a folder is no run."""
+def make_report(runs: list[Path], *, file: Path | None, max_samples: int | None, out: Console) -> None:
+    """Raises DataError when a folder is no run. Without `max_samples`, as many as the setting has by default."""
+    max_samples = ReportConfig().max_samples if max_samples is None else max_samples
     file = file or (runs[0] / FILE_NAME if len(runs) == 1 else Path(FILE_NAME))
     samples = write_report(runs, file, max_samples=max_samples)
     out.print(file, markup=False, highlight=False, soft_wrap=True)
