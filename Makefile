@@ -2,6 +2,7 @@
 #   make quickstart     align a small model on two CPU cores, with a table before/after
 #   make test           all tests but the slow ones and those for a GPU
 #   make test-all       all tests but those for a GPU
+#   make docs-site      the documentation as a site that needs no network, in site/
 #   make lint | docs | setup
 # Variables: PYTHON (3.11 or 3.12), EXTRAS (on a GPU host: gpu,dev), TORCH_INDEX (asked where pip finds no CPU build of
 # torch by itself), NEGALIGN_CACHE (folder for the converted model), ARGS (more arguments for pytest or the quickstart).
@@ -15,7 +16,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: help quickstart test test-all lint docs setup
+.PHONY: help quickstart test test-all lint docs docs-site setup
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -35,6 +36,9 @@ lint: setup
 docs: setup
 	@$(BIN)/python -c "from negalign_ray.monitoring.page import catalogue_markdown; print(catalogue_markdown(), end='')" > docs/metrics.md
 	@$(BIN)/python -c "from negalign_ray.settings.page import settings_markdown; print(settings_markdown(), end='')" > docs/configuration.md
+
+docs-site: setup
+	@$(BIN)/mkdocs build --strict --quiet && echo "open site/index.html"
 
 setup:
 	@"$(PYTHON)" scripts/setup.py --extras "$(EXTRAS)" --torch-index "$(TORCH_INDEX)"

@@ -179,6 +179,9 @@ METRICS: dict[str, Metric] = {
         "LD-Align: mean weight of the step's pairs, 1 unless clipped.",
         "Far below 1: a few pairs far away hold the mean up; raise method.max_weight.",
     ),
+    "learner/own_{name}": Metric(
+        "of the method", "A metric of a method of your own (method.name=custom), mean over groups.", "See the method."
+    ),
     "learner/grad_norm": Metric(
         "norm", "Gradient norm before clipping.", "Always above learners.max_grad_norm: every step is clipped."
     ),
@@ -240,6 +243,9 @@ METRICS: dict[str, Metric] = {
     # sampler: sums and means over all samplers, per step
     "sampler/tokens_per_s": Metric(
         "tokens/s", "New tokens per busy second, all samplers.", "Low: few requests at once; see samplers.max_num_seqs."
+    ),
+    "sampler/num": Metric(
+        "count", "Samplers that take orders.", "Below samplers.num: see events.jsonl, why one is gone."
     ),
     "sampler/busy_s": Metric("s", "Seconds spent generating, summed over samplers.", "Near 0: samplers sit idle."),
     "sampler/length_tokens": Metric(
@@ -342,6 +348,47 @@ METRICS: dict[str, Metric] = {
     "guide/busy_s": Metric(
         "s", "Seconds of the fit and the distances.", "Above the time of training: lower guide.steps."
     ),
+    # eval: figures of summary.json by the same names, measured every evaluation.every steps on a few fixed prompts
+    "eval/version": Metric(
+        "count",
+        "Weight version that answered; `step` of the row.",
+        "Far apart: the samplers get few versions (sampling.schedule).",
+    ),
+    "eval/answer_s": Metric(
+        "s", "Seconds until the samplers had answered, waits for their turn included.", "Large: raise evaluation.every."
+    ),
+    "eval/refusal_frac_harmful_prompts": Metric(
+        "0..1", "Share of refused held-out prompts.", "Near 1: everything is refused."
+    ),
+    "eval/refusal_frac_benign_prompts": Metric("0..1", "Share of refused benign prompts.", "Rising: over-refusal."),
+    "eval/overrefusal_frac": Metric(
+        "0..1", "Share of refused safe prompts that sound unsafe.", "Rising: the model shies at words, not at harm."
+    ),
+    "eval/mean_length_tokens": Metric(
+        "tokens", "Mean length of answers to held-out prompts.", "Drifting by a third: length is being learned."
+    ),
+    "eval/repetition_frac": Metric(
+        "0..1", "Mean share of repeated 4-grams in an answer to a held-out prompt.", "Above the start by 0.2: collapse."
+    ),
+    "eval/distinct_1": Metric("0..1", "Different tokens over those answers, of all.", "Falling: collapse."),
+    "eval/distinct_2": Metric("0..1", "Different bigrams over those answers, of all.", "Falling: collapse."),
+    "eval/distinct_3": Metric("0..1", "Different trigrams over those answers, of all.", "Falling: collapse."),
+    "eval/{head}_score_benign_prompts": Metric(  # before {head}_score, as above
+        "score",
+        "Mean score of answers to benign prompts by this judge.",
+        "Rising for a harm head: false alarms, or harm.",
+    ),
+    "eval/{head}_rate_benign_prompts": Metric(
+        "0..1", "Share of answers to benign prompts above the judge's threshold.", "Rising: as above."
+    ),
+    "eval/{head}_score": Metric(
+        "score",
+        "Mean score of answers to held-out prompts by this judge.",
+        "Rising for a harm head: training backfires.",
+    ),
+    "eval/{head}_rate": Metric(
+        "0..1", "Share of answers to held-out prompts above the judge's threshold.", "Rising for a harm head: as above."
+    ),
     # conductor: totals since the start, unless a rate
     "conductor/orders": Metric(TOTAL, "Orders issued so far.", "Far above trained: most work is thrown away."),
     "conductor/trained": Metric(TOTAL, "Groups trained on so far.", "Not rising: see the drops."),
@@ -389,7 +436,7 @@ METRICS: dict[str, Metric] = {
     ),
 }
 
-_VALUES = {"head": "[a-z][a-z0-9_]*", "behaviour": "(?s:.+)"}  # of placeholders
+_VALUES = {"head": "[a-z][a-z0-9_]*", "name": "[a-z][a-z0-9_]*", "behaviour": "(?s:.+)"}  # of placeholders
 _PATTERNS = {
     key: re.compile(re.sub(r"\\{(\w+)\\}", lambda found: f"(?P<{found[1]}>{_VALUES[found[1]]})", re.escape(key)))
     for key in METRICS
@@ -467,7 +514,14 @@ class MetricsWriter:
 
     def write(self, step: int, values: Mapping[str, float | int | None]) -> Row:
         """Write one row and return it. None means "not measured in this step". Raises UnknownMetricError."""
-        row: Row = {"step": step, "time_s": round(time.monotonic() - self._start, 3)}
+        return self._write({"step": step, "time_s": round(time.monotonic() - self._start, 3)}, values)
+
+    def add(self, step: int, values: Mapping[str, float | int | None]) -> Row:
+        """More of a step whose row may have been written: a line of its own, without a time, which `read_metrics` joins
+        to that row."""
+        return self._write({"step": step}, values)
+
+    def _write(self, row: Row, values: Mapping[str, float | int | None]) -> Row:
         for key, value in values.items():
             metric_for(key)
             if value is not None and not math.isfinite(value):
@@ -478,7 +532,7 @@ class MetricsWriter:
             row[NONFINITE] = self.num_nonfinite
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         measured = {key: float(value) for key, value in row.items() if "/" in key and value is not None}
-        self._tell_sinks(lambda sink: sink.write(step, measured))
+        self._tell_sinks(lambda sink: sink.write(int(row["step"] or 0), measured))
         return row
 
     def close(self) -> None:
@@ -502,7 +556,8 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """Rows in the order of their steps. Steps repeated after a restart are merged; the later value wins.
+    """Rows in the order of their steps. Lines of one step (a restart, values added later) are merged; the later value
+    wins.
 
     `path` is a metrics.jsonl or a run directory. A torn last line (the run was killed) is left out.
     """
@@ -524,7 +579,7 @@ def time_so_far(path: Path) -> float:
     """`time_s` of the last row of a metrics.jsonl or a run directory; 0.0 where there is none."""
     path = path / FILE_NAME if path.is_dir() else path
     rows = read_metrics(path) if path.is_file() else []
-    return max((float(row["time_s"] or 0.0) for row in rows), default=0.0)
+    return max((float(row.get("time_s") or 0.0) for row in rows), default=0.0)
 
 
 def _repair_tail(path: Path) -> float:

@@ -43,8 +43,12 @@ class WandbSink:
             settings=quiet,
         )
 
+        self._run.define_metric("eval/*", step_metric="eval/version")
+        self._step = 0
+
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
+        self._step = max(self._step, step)  # it drops what comes behind a later step, as an evaluation's row may
+        self._run.log(dict(values), step=self._step)
 
     def close(self) -> None:
         import wandb

@@ -170,6 +170,34 @@ def test_an_unknown_command_is_refused(run):
     assert "trian" in err
 
 
+# Evaluate
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--lm-eval-options", "--limit 9"), "--lm-eval-options without --lm-eval"),
+        (("--lm-eval", ""), "--lm-eval names no task"),
+        (("--lm-eval", "arc", "--lm-eval-options", "--tasks x"), "--tasks is set by this command"),
+        (("--lm-eval", "arc", "--lm-eval-options", "'"), "No closing quotation"),
+    ],
+)
+def test_a_wrong_benchmark_option_is_refused_before_anything_starts(run, options, message):
+    code, out, err = run("evaluate", "no-such-model", *options)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_tasks_are_separated_by_commas_and_options_are_words_of_a_shell():
+    from negalign_ray.cli.evaluate import read_lm_eval
+
+    found = read_lm_eval("arc_easy, piqa", "--limit 100 --include_path 'my tasks'")
+    assert found is not None
+    assert found.tasks == ("arc_easy", "piqa")
+    assert found.options == ("--limit", "100", "--include_path", "my tasks")
+    assert read_lm_eval(None, "") is None
+
+
 # Data check
 
 

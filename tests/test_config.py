@@ -55,7 +55,7 @@ CONTRADICTIONS = [
     ),
     (
         ("deadlines.stall_s=900",),
-        r"deadlines\.stall_s=900 must be longer than every single call may take, and deadlines\.pull_s=1800; raise",
+        r"deadlines\.stall_s=900 must be longer than every single call may take, and deadlines\.guide_s=1200; raise",
     ),
 ]
 

@@ -30,7 +30,7 @@ def dry_make(*arguments: str) -> str:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
-@pytest.mark.parametrize("target", ["quickstart", "test", "test-all", "lint", "docs"])
+@pytest.mark.parametrize("target", ["quickstart", "test", "test-all", "lint", "docs", "docs-site"])
 def test_every_target_does_its_own_set_up_first(target):
     assert "scripts/setup.py" in dry_make(target).splitlines()[0]
 

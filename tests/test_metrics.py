@@ -22,7 +22,7 @@ from tests.methods.cases import CONFIGS, negative, positive, sample, tensors
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PACKAGE = Path(__file__).resolve().parents[1] / "negalign_ray"
-ROLES = "learner|behaviour|sampler|scorer|reference|guide|conductor"
+ROLES = "learner|behaviour|sampler|scorer|reference|guide|eval|conductor"
 
 
 def test_docs_page_equals_the_catalogue():
@@ -154,3 +154,20 @@ def test_writing_metrics_imports_no_torch(tmp_path):
         "assert 'torch' not in sys.modules and 'ray' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
+
+
+def test_values_added_later_join_the_row_of_their_step_and_keep_its_time(tmp_path):
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        first = writer.write(1, {"learner/loss": 0.5})
+        writer.write(2, {"learner/loss": 0.4})
+        writer.add(1, {"eval/judge_score": 0.3})
+    rows = read_metrics(tmp_path)
+    assert [row["step"] for row in rows] == [1, 2]
+    assert rows[0] == {**first, "eval/judge_score": 0.3}
+    MetricsWriter(tmp_path, tensorboard=False).close()  # opens again
+
+
+def test_a_judge_of_the_evaluation_finds_its_pattern():
+    assert metric_for("eval/judge_score") is METRICS["eval/{head}_score"]
+    assert metric_for("eval/judge_rate_benign_prompts") is METRICS["eval/{head}_rate_benign_prompts"]
+    assert metric_for("eval/overrefusal_frac") is METRICS["eval/overrefusal_frac"]

@@ -91,6 +91,27 @@ def test_no_prompt_is_shared_between_the_two_files(negatives, benign):
     assert not {normal(r["prompt"]) for r in negatives} & {normal(r["prompt"]) for r in benign}
 
 
+@pytest.fixture(scope="module")
+def overrefusal():
+    return read_jsonl("overrefusal_prompts.jsonl")
+
+
+def test_over_refusal_prompts_are_sixty_of_eight_kinds_that_take_turns(overrefusal):
+    assert len(overrefusal) == 60
+    assert all(set(row) == {"prompt", "kind"} for row in overrefusal)
+    counts = Counter(row["kind"] for row in overrefusal)
+    assert len(counts) == 8
+    assert min(counts.values()) >= 6
+    assert {row["kind"] for row in overrefusal[:8]} == set(counts), "a small share has every kind"
+
+
+def test_over_refusal_prompts_are_short_and_stand_in_no_other_file(overrefusal, negatives, benign):
+    prompts = {normal(row["prompt"]) for row in overrefusal}
+    assert len(prompts) == 60
+    assert not prompts & {normal(row["prompt"]) for row in (*negatives, *benign)}
+    assert [row["prompt"] for row in overrefusal if not 5 <= words(row["prompt"]) <= 30] == []
+
+
 def test_no_answer_is_repeated_anywhere(negatives, benign):
     answers = [row["rejected"] for row in negatives] + [row["response"] for row in benign]
     assert len(set(answers)) == len(answers)

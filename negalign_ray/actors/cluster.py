@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import ray
@@ -30,6 +29,8 @@ def placements(plan: Plan) -> list[Placement]:
         roles.append(("reference", num_references, config.references))
     if config.uses_guide:
         roles.append(("guide", 1, config.guide))
+    if config.evaluation.every:
+        roles.append(("evaluation scorer", 1, config.scorers))
     return [Placement.of(role, num, section) for role, num, section in roles]
 
 
@@ -37,14 +38,14 @@ def evaluation_placements(plan: Plan) -> list[Placement]:
     """What the evaluation after training needs: the learners are gone, a judge and one model at a time are there."""
     if not plan.config.evaluation.enabled:
         return []
-    stay = [place for place in placements(plan) if place.role != "learner"]
+    stay = [place for place in placements(plan) if place.role not in ("learner", "evaluation scorer")]
     return stay + _evaluators(plan)
 
 
 def answering_placements(plan: Plan) -> list[Placement]:
-    """What `negalign-ray evaluate` needs: one sampler answers, then a judge and one model at a time."""
+    """What `negalign-ray evaluate` needs: samplers answer, then a judge and one model at a time."""
     samplers = next(place for place in placements(plan) if place.role == "sampler")
-    return [replace(samplers, num=1), *_evaluators(plan)]
+    return [samplers, *_evaluators(plan)]
 
 
 def _evaluators(plan: Plan) -> list[Placement]:
@@ -172,6 +173,7 @@ def wait_for_seats(
     patience_s: float,
     pause: Callable[[float], None] = time.sleep,
     every_s: float = 1.0,
+    advice: str | None = None,
 ) -> None:
     """Look again and again until `free` nodes hold all bundles; PlacementError after `patience_s`."""
     for attempt in range(int(patience_s / every_s) + 1):
@@ -183,10 +185,8 @@ def wait_for_seats(
         if seating.complete:
             return
     missing = explain_missing(seating, places, nodes, where="what other work leaves free of the cluster")
-    raise PlacementError(
-        f"{missing} An idle cluster would hold the run: wait for the other work to end, or raise "
-        f"deadlines.place_s={patience_s:g} s."
-    )
+    wait = f"wait for the other work to end, or raise deadlines.place_s={patience_s:g} s"
+    raise PlacementError(f"{missing} {advice or f'An idle cluster would hold the run: {wait}.'}")
 
 
 def live_nodes() -> list[Node]:

@@ -29,7 +29,7 @@ from negalign_ray.evaluation.comparison import Failure, RunResult, compare_runs
 from negalign_ray.evaluation.comparison_plot import draw
 from negalign_ray.evaluation.comparison_table import comparison_csv, comparison_markdown
 from negalign_ray.evaluation.side import Side
-from negalign_ray.methods import METHODS
+from negalign_ray.methods import method_of
 from negalign_ray.metrics import read_metrics
 from negalign_ray.settings.comparison import Comparison, PlannedRun
 from negalign_ray.settings.fingerprint import changes, fingerprint
@@ -191,7 +191,7 @@ def budget(comparison: Comparison) -> str:
     shares = []
     for run in {run.method: run for run in comparison.runs}.values():
         sampling = run.config.sampling
-        needs = METHODS[run.config.method.name].needs(run.config.method)
+        needs = method_of(run.config.method).needs(run.config.method)
         num = 0 if needs.samples == "unused" else sampling.num_samples
         text = f"{num} x {sampling.max_new_tokens} tokens at most" if num else "none"
         shares.append(f"{run.method} {text}")

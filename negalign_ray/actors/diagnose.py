@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from negalign_ray.actors.cluster import shared_cluster
-from negalign_ray.actors.plan import with_absolute_dir
+from negalign_ray.actors.plan import with_absolute_paths
 from negalign_ray.actors.processes import actor_options, open_log, start_actor, typed, wait_until_ready
 from negalign_ray.config import Config
 from negalign_ray.data.chat import load_chat
@@ -56,7 +56,7 @@ def diagnose(config: Config, *, max_answers: int, on_progress: OnProgress = lamb
     Every method's training prompts are among the ones read, whatever answers the method needs. Raises DataError when
     behaviours cannot be compared (evaluation/clouds.py), before anything is started.
     """
-    config = with_absolute_dir(config)
+    config = with_absolute_paths(config)
     model_path = resolve_model(config.model.path).resolve()
     chat = load_chat(model_path, template=config.model.chat_template)
     data = load_prompts(config.data, chat, seed=config.run.seed, needs=frozenset())

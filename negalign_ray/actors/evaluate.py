@@ -1,11 +1,11 @@
-"""`negalign-ray evaluate`: the table of a run for any model, in a folder of its own.
+"""`negalign-ray evaluate`: the table of a run for any model, in a folder of its own (evaluation_folder.py).
 
-<run>/evaluations/<model>/   config.yaml, summary.json, summary.md, samples/evaluation.jsonl, logs/ and, with a
-                             "before" side, evaluation.json; the next evaluation of this model: <model>-2
+check --> answers of the model, and of the base --> log-probs, scores --> win rates --> lm_eval --> summary.*
+          `------------- every part is kept as it comes; a second call goes on where the first one was cut ---'
 """
 
-import itertools
-import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,57 +13,52 @@ from typing import Any
 import ray
 
 from negalign_ray.actors.cluster import cluster
+from negalign_ray.actors.evaluation_folder import KEPT, evaluation_folder, finished_summary
 from negalign_ray.actors.evaluator import SIDES_FILE, Answered, Evaluation
-from negalign_ray.actors.fleet import make_sampler
 from negalign_ray.actors.plan import Plan, make_plan
 from negalign_ray.actors.processes import typed, wait_until_ready
 from negalign_ray.actors.run import OnStatus, ignore_status, write_summary
+from negalign_ray.actors.starting import make_sampler
 from negalign_ray.config import Config
-from negalign_ray.settings import dump_config
+from negalign_ray.errors import StallError
+from negalign_ray.evaluation.lm_eval import LmEval
+from negalign_ray.evaluation.model_cache import Generate
+from negalign_ray.records import Generation, SampleRequest, SamplingSpec
 
-FOLDER = "evaluations"  # in the run directory: an evaluation never writes among the files of the run itself
 
-
-def evaluate(config: Config, *, on_status: OnStatus = ignore_status) -> dict[str, Any]:
+def evaluate(
+    config: Config, *, out: Path | None = None, lm_eval: LmEval | None = None, on_status: OnStatus = ignore_status
+) -> dict[str, Any]:
     """The table of `train` for the model of `config.model.path`, which also stands in summary["folder"]/summary.json.
 
     With another model as `references.rpos`, that one is "before" and this one "after"; else the one side is described.
-    Everything that can be checked is checked before a folder is made and Ray starts.
+    Everything that can be checked is checked before a folder is made and Ray starts. A finished evaluation in `out` is
+    read, not made again.
     """
     on_status("checking", None)
+    if lm_eval is not None:
+        lm_eval.require_installed()
     enabled = config.evaluation.model_copy(update={"enabled": True})
     plan = make_plan(config.model_copy(update={"evaluation": enabled}))
-    plan = replace(plan, config=in_own_folder(plan.config))
-    folder = plan.config.run_dir
-    (folder / "config.yaml").write_text(dump_config(plan.config))
-    with cluster(plan, train=False):
-        summary = _evaluate(plan, on_status)
-    summary |= {"model": str(plan.model_path), "folder": str(folder)}
-    write_summary(folder, summary)
+    with evaluation_folder(plan.config, out=out) as settings:
+        plan, folder = replace(plan, config=settings), settings.run_dir
+        summary = finished_summary(folder)
+        if summary is None:
+            with cluster(plan, train=False):
+                summary = _evaluate(plan, on_status)
+            summary |= {"model": str(plan.model_path), "folder": str(folder)}
+            if lm_eval is None:
+                write_summary(folder, summary)
+        if lm_eval is not None:
+            on_status("lm_eval", None)
+            summary["lm_eval"] = _benchmarks(plan, lm_eval)
+            write_summary(folder, summary)
     return summary
 
 
-def in_own_folder(config: Config) -> Config:
-    """`config` with a new folder below its run directory as its run directory. The folder is made."""
-    parent, name = config.run_dir / FOLDER, _short_name(config.model.path)
-    for number in itertools.count(1):
-        folder = parent / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        break
-    return config.model_copy(update={"run": config.run.model_copy(update={"dir": parent, "name": folder.name})})
-
-
-def _short_name(model: str) -> str:
-    """ "runs/d2o/model" -> "d2o", "org/some model" -> "some-model" """
-    parts = [part for part in Path(model).parts if part != "model"]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", parts[-1] if parts else "").strip("-._") or "model"
-
-
 def _evaluate(plan: Plan, on_status: OnStatus) -> dict[str, Any]:
-    evaluation = Evaluation(plan, base_path=plan.rpos_path)
+    kept = plan.config.run_dir / KEPT
+    evaluation = Evaluation(plan, base_path=plan.rpos_path, base_cache=kept, own_cache=kept)
     on_status("answering", None)
     answered = _answer(plan, evaluation)
     if plan.rpos_path == plan.model_path:
@@ -73,19 +68,60 @@ def _evaluate(plan: Plan, on_status: OnStatus) -> dict[str, Any]:
     before = _answer(replace(plan, model_path=plan.rpos_path), evaluation)
     on_status("measuring", None)
     sides = plan.config.run_dir / SIDES_FILE
-    return evaluation.compare(before, answered, policy_path=plan.model_path, save_as=sides)
+    summary = evaluation.compare(before, answered, policy_path=plan.model_path, save_as=sides)
+    if plan.config.evaluation.judge is not None:
+        on_status("judging", None)
+        summary["win_rates"] += evaluation.judge(before, answered)
+    return summary
 
 
 def _answer(plan: Plan, evaluation: Evaluation) -> Answered:
-    """The answers of the plan's model, from a sampler started for them."""
-    deadlines = plan.config.deadlines
-    sampler = make_sampler(plan, 0)
-    wait_until_ready({"sampler-0": sampler.ready.remote()}, deadline_s=deadlines.start_s)
+    with _samplers(plan) as generate:
+        return evaluation.answer(generate, model=plan.model_path)
+
+
+@contextmanager
+def _samplers(plan: Plan) -> Iterator[Generate]:
+    """`samplers.num` of them with the plan's model, started at the first call: kept answers need none."""
+    deadlines, actors = plan.config.deadlines, []
+
+    def generate(requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Generation]:
+        if not actors:
+            actors.extend(make_sampler(plan, rank) for rank in range(plan.config.samplers.num))
+            calls = {f"sampler-{rank}": actor.ready.remote() for rank, actor in enumerate(actors)}
+            wait_until_ready(calls, deadline_s=deadlines.start_s)
+        size = -(-len(requests) // len(actors))
+        parts = [requests[start : start + size] for start in range(0, len(requests), size)]
+        calls = [actor.generate.remote(part, spec) for actor, part in zip(actors, parts, strict=False)]
+        answers = [_within(call, rank=rank, deadline_s=deadlines.sample_s) for rank, call in enumerate(calls)]
+        return [generation for part in answers for generation in part]
+
     try:
-        return evaluation.answer(
-            lambda requests, spec: ray.get(sampler.generate.remote(requests, spec), timeout=deadlines.sample_s)
-        )
-    except ray.exceptions.RayError as error:
-        raise typed(error, role="sampler", rank=0) from error
+        yield generate
     finally:
-        ray.kill(sampler)
+        for actor in actors:
+            ray.kill(actor)
+
+
+def _within(call: Any, *, rank: int, deadline_s: float) -> list[Generation]:
+    try:
+        return ray.get(call, timeout=deadline_s)
+    except ray.exceptions.GetTimeoutError:
+        reason = f"no answers within deadlines.sample_s={deadline_s:g} s; raise it, or samplers.num"
+        raise StallError(reason, role="sampler", rank=rank) from None
+    except ray.exceptions.RayError as error:
+        raise typed(error, role="sampler", rank=rank) from error
+
+
+def _benchmarks(plan: Plan, lm_eval: LmEval) -> dict[str, Any]:
+    """{"before": {task: {metric: ...}}, "after": ...}, or "model" alone."""
+    sides = {"model": plan.model_path}
+    if plan.rpos_path != plan.model_path:
+        sides = {"before": plan.rpos_path, "after": plan.model_path}
+    folder, gpus = plan.config.run_dir / "lm_eval", plan.config.references.gpus
+    device = "cuda" if gpus else "cpu"
+    deadline_s = plan.config.deadlines.lm_eval_s
+    return {
+        side: lm_eval.run(path, out=folder / side, device=device, dtype=plan.sampler_dtype, deadline_s=deadline_s)
+        for side, path in sides.items()
+    }

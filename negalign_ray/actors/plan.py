@@ -2,23 +2,27 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from negalign_ray.actors.plan_checks import check_plan, check_settings, instruction_tokens
-from negalign_ray.config import LATENT_DISTANCE, Config, NEATConfig
+from negalign_ray.config import LATENT_DISTANCE, Config, CustomConfig, HeadConfig, NEATConfig
 from negalign_ray.data.benign import load_benign
-from negalign_ray.data.chat import ChatTokenizer, load_chat
+from negalign_ray.data.chat import ChatTokenizer, load_chat, require_same_tokens
 from negalign_ray.data.choices import load_choices
 from negalign_ray.data.instructions import Instruction, load_instructions
 from negalign_ray.data.load import LoadedData, load_prompts
+from negalign_ray.data.overrefusal import load_overrefusal
 from negalign_ray.data.split import in_seeded_order
 from negalign_ray.errors import ConfigError
 from negalign_ray.evaluation.probes import Probes, build_probes
-from negalign_ray.methods import METHODS, Method, Needs
+from negalign_ray.methods import Method, Needs, method_of
 from negalign_ray.methods.groups import RewardSource
 from negalign_ray.models.dtype import ComputeDtype, resolve_dtype
 from negalign_ray.models.packaged import resolve_model
 from negalign_ray.records import Prompt, Role
 from negalign_ray.rewards import check_head
+from negalign_ray.rewards.chat_judge import ChatJudge
+from negalign_ray.user_code import absolute_target
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Plan:
 
     @property
     def method(self) -> Method:
-        return METHODS[self.config.method.name]
+        return method_of(self.config.method)
 
     @property
     def needs(self) -> Needs:
@@ -92,15 +96,20 @@ class Plan:
 
 def make_plan(config: Config) -> Plan:
     """Checks all that can be checked without starting anything. Raises ConfigError, ModelError or DataError."""
-    config = with_absolute_dir(config)
+    config = with_absolute_paths(config)
     model_path = resolve_model(config.model.path).resolve()
     rpos_path = resolve_model(config.references.rpos).resolve() if config.references.rpos else model_path
     rneg_path = resolve_model(config.references.rneg).resolve() if config.references.rneg else rpos_path
+    for setting, path in (("references.rpos", rpos_path), ("references.rneg", rneg_path)):
+        if path != model_path:
+            require_same_tokens(path, model_path, setting=setting)
     config = _with_backbone(config, model_path)
     learner_dtype = resolve_dtype(config.learners.dtype, gpus=config.learners.gpus)
     check_settings(config, learner_dtype=learner_dtype)
     for head in (*config.scorers.heads, *config.evaluation.heads):
         check_head(head)
+    if config.evaluation.enabled and config.evaluation.judge is not None:
+        ChatJudge.load(config.evaluation.judge)
     chat = load_chat(model_path, template=config.model.chat_template)
     data = load_prompts(config.data, chat, seed=config.run.seed, needs=needed_roles(config))
     benign = load_benign(config.data.benign_path, chat, limits=config.data)
@@ -126,30 +135,44 @@ def make_plan(config: Config) -> Plan:
 def _probes(config: Config, data: LoadedData, benign: tuple[Prompt, ...], chat: ChatTokenizer) -> Probes:
     # One order whatever the method needs, so that methods are asked the same.
     heldout = in_seeded_order((*data.heldout, *data.heldout_rest), seed=config.run.seed)
-    questions = load_choices(config.evaluation.choices_path, chat, limits=config.data)
-    return build_probes(heldout, benign, questions, config=config.evaluation, seed=config.run.seed)
+    evaluation, limits = config.evaluation, config.data
+    questions = load_choices(evaluation.choices_path, chat, limits=limits)
+    overrefusal = (
+        load_overrefusal(evaluation.overrefusal_path, chat, limits=limits) if evaluation.num_overrefusal else ()
+    )
+    return build_probes(heldout, benign, questions, overrefusal, config=evaluation, seed=config.run.seed)
 
 
 def _with_backbone(config: Config, model_path: Path) -> Config:
     """The guide's backbone as a folder, checked; ModelError when it does not read the policy's tokens."""
     if not config.uses_guide or config.guide.backbone is None:
         return config
-    from negalign_ray.models.guide import require_same_tokens  # seconds of imports for a rare setting
-
     backbone = resolve_model(config.guide.backbone).resolve()
-    require_same_tokens(backbone, model_path)
+    require_same_tokens(backbone, model_path, setting="guide.backbone")
     return config.model_copy(update={"guide": config.guide.model_copy(update={"backbone": str(backbone)})})
 
 
-def with_absolute_dir(config: Config) -> Config:
+def with_absolute_paths(config: Config) -> Config:
     """Ray's workers do not share the driver's working directory, so a relative path would name other folders there."""
-    return config.model_copy(update={"run": config.run.model_copy(update={"dir": config.run.dir.resolve()})})
+    sections: dict[str, Any] = {"run": config.run.model_copy(update={"dir": config.run.dir.resolve()})}
+    if isinstance(config.method, CustomConfig):
+        sections["method"] = config.method.model_copy(update={"target": absolute_target(config.method.target)})
+    for name in ("scorers", "evaluation"):
+        section = getattr(config, name)
+        sections[name] = section.model_copy(update={"heads": tuple(map(_with_absolute_target, section.heads))})
+    return config.model_copy(update=sections)
+
+
+def _with_absolute_target(head: HeadConfig) -> HeadConfig:
+    path = Path(head.target)
+    target = str(path.resolve()) if path.exists() else absolute_target(head.target)
+    return head.model_copy(update={"target": target})
 
 
 def needed_roles(config: Config) -> frozenset[Role]:
     """Human responses that every training prompt must have. ConfigError: a method of samples, but none are drawn."""
     method, num_samples = config.method, config.sampling.num_samples
-    needs = METHODS[method.name].needs(method)
+    needs = method_of(method).needs(method)
     if needs.samples == "required" and num_samples == 0:
         raise ConfigError(
             f"sampling.num_samples=0, but method.name={method.name} trains on the model's own answers; set 1 or more."

@@ -8,11 +8,12 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from negalign_ray.config import CheckpointsConfig, Config
+from negalign_ray.config import CheckpointsConfig, Config, CustomConfig
 from negalign_ray.data.chat import ChatTokenizer
 from negalign_ray.data.instructions import Instruction
 from negalign_ray.engines.uploads import open_remote
 from negalign_ray.errors import ConfigError
+from negalign_ray.methods.custom_check import check_method
 from negalign_ray.metrics import UnknownMetricError, metric_for
 from negalign_ray.models.dtype import ComputeDtype, require_exact_accumulation
 from negalign_ray.records import Polarity, Prompt
@@ -30,6 +31,8 @@ TOKENS_TO_SPARE = 16  # an instruction may be cut into a few more tokens beside 
 def check_settings(config: Config, *, learner_dtype: ComputeDtype) -> None:
     """Before the data is read. Raises ConfigError."""
     samplers, learners = config.samplers, config.learners
+    if isinstance(config.method, CustomConfig):
+        check_method(config.method)
     if samplers.tensor_parallel_size != 1:
         raise ConfigError(
             f"samplers.tensor_parallel_size={samplers.tensor_parallel_size}: a sampler proves its weights within one "
@@ -37,10 +40,10 @@ def check_settings(config: Config, *, learner_dtype: ComputeDtype) -> None:
         )
     require_exact_accumulation(learners.zero_stage, learner_dtype)
     require_installed(config.run.trackers)
-    _check_checkpoints(config.checkpoints)
+    check_checkpoints(config.checkpoints)
 
 
-def _check_checkpoints(checkpoints: CheckpointsConfig) -> None:
+def check_checkpoints(checkpoints: CheckpointsConfig) -> None:
     """A URL that cannot be opened, or a metric that no run has."""
     if checkpoints.url is not None:
         open_remote(checkpoints.url)

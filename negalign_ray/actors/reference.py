@@ -70,3 +70,7 @@ class Reference:
     def response_logprobs(self, groups: Sequence[Group]) -> list[list[float]]:
         """Straight from the model (LogprobEngine), nothing remembered: for the evaluation, which asks once."""
         return self._model.response_logprobs(groups)
+
+    def response_entropies(self, groups: Sequence[Group]) -> list[list[float]]:
+        """Likewise: of the next token, in nats, summed over each response."""
+        return self._model.response_entropies(groups)

@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from rich.console import RenderableType
 
+from negalign_ray.actors.card import write_card
 from negalign_ray.actors.cluster import cluster
 from negalign_ray.actors.conductor import Status
 from negalign_ray.actors.dry_run import describe
@@ -32,12 +33,17 @@ from negalign_ray.actors.stall import explain_stall
 from negalign_ray.config import Config
 from negalign_ray.engines.checkpoints import FOLDER as CHECKPOINTS
 from negalign_ray.engines.checkpoints import MANIFEST, CheckpointStore
-from negalign_ray.errors import ConfigError, NegalignError, StallError
+from negalign_ray.errors import ConfigError, NegalignError, ScoreError, StallError
+from negalign_ray.evaluation.measure import Answered
+from negalign_ray.evaluation.summary_csv import summary_csv
 from negalign_ray.evaluation.table import summary_markdown
 from negalign_ray.events import FILE_NAME as EVENTS
 from negalign_ray.events import Event, EventKind, EventLog
 from negalign_ray.loops.watchdog import Activity, Watchdog
 from negalign_ray.metrics import time_so_far
+from negalign_ray.report import FILE_NAME as REPORT
+from negalign_ray.report import write_report
+from negalign_ray.report.read import CARD
 from negalign_ray.settings import dump_config
 from negalign_ray.trackers import TRACKERS
 
@@ -79,10 +85,12 @@ def _carry_out(
     plan: Plan, on_status: OnStatus, *, base_cache: Path | None = None, resume_from: Path | None = None
 ) -> dict[str, Any]:
     started_s = time.perf_counter()
+    write_card(plan)
     with cluster(plan), announced(plan.config.run_dir), sigterm_interrupts():
         summary = _Run(plan, on_status, base_cache, resume_from).execute()
     summary["wall_s"] = time.perf_counter() - started_s
     write_summary(plan.config.run_dir, summary)
+    try_report(plan.config)
     is_finished = summary["steps"] >= plan.config.learners.steps and summary["rolled_back_to"] is None
     if is_finished and not plan.config.checkpoints.keep_finished:
         CheckpointStore(plan.config.run_dir, plan.config.checkpoints).clear()
@@ -94,24 +102,31 @@ def dry_run(config: Config) -> RenderableType:
     return describe(make_plan(config))
 
 
-def create_run_dir(config: Config) -> None:
+def require_new(config: Config) -> None:
+    """ConfigError when the run directory holds a run that must not be overwritten, or that goes on."""
     run_dir = config.run_dir
     require_idle(run_dir)
+    if (run_dir / "metrics.jsonl").exists() and not config.run.overwrite:
+        raise ConfigError(
+            f"run.name={config.run.name}: {run_dir} already holds a run; choose another name with "
+            "--set run.name=..., or delete it with --set run.overwrite=true."
+        )
+
+
+def create_run_dir(config: Config) -> None:
+    require_new(config)
+    run_dir = config.run_dir
     if (run_dir / "metrics.jsonl").exists():
-        if not config.run.overwrite:
-            raise ConfigError(
-                f"run.name={config.run.name}: {run_dir} already holds a run; choose another name with "
-                "--set run.name=..., or delete it with --set run.overwrite=true."
-            )
         _delete_results(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.yaml").write_text(dump_config(config))
 
 
 BASE_FOLDER = "base"  # what the initial model said and thought: a resumed run need not ask it again
+SUMMARIES = ("summary.json", "summary.md", "summary.csv")
 RESULTS = (
-    "metrics.jsonl", EVENTS, "summary.json", "summary.md", SIDES_FILE, "samples", "logs", "model", "ray_train",
-    "tensorboard", CHECKPOINTS, MANIFEST, BASE_FOLDER,
+    "metrics.jsonl", EVENTS, *SUMMARIES, SIDES_FILE, "samples", "logs", "model", "ray_train", "tensorboard",
+    CHECKPOINTS, MANIFEST, BASE_FOLDER, CARD, REPORT,
     *TRACKERS,
 )  # fmt: skip
 
@@ -127,10 +142,25 @@ def _delete_results(run_dir: Path) -> None:
 
 
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
-    """summary.json, and summary.md for people where something was evaluated."""
-    _replace(run_dir / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    """summary.json; where something was evaluated summary.md for people and summary.csv for spreadsheets, too."""
     if "figures" in summary:
         _replace(run_dir / "summary.md", summary_markdown(summary))
+        _replace(run_dir / "summary.csv", summary_csv(summary))
+    _replace(run_dir / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")  # last: it says finished
+
+
+def try_report(config: Config) -> None:
+    """<run>/report.html. The run's own files are complete by now, so that nothing which goes wrong here may end it."""
+    if not config.report.enabled:
+        return
+    path = config.run_dir / REPORT
+    try:
+        write_report([config.run_dir], path, max_samples=config.report.max_samples)
+    except Exception as error:
+        log.warning(
+            "%s was not written: %s: %s; all else is complete. `negalign-ray report %s` tries again.",
+            *(path, type(error).__name__, error, config.run_dir),
+        )
 
 
 def _replace(path: Path, text: str) -> None:
@@ -161,7 +191,7 @@ class _Run:
             self._evaluation = Evaluation(
                 plan,
                 base_path=plan.model_path,
-                cache_dir=base_cache,
+                base_cache=base_cache,
                 namespace=namespace_of(plan.config.run.name),
             )
         self._conductor: Any = None
@@ -213,7 +243,7 @@ class _Run:
         before = None
         if self._evaluation:
             self._tell("evaluating before", None)
-            before = self._evaluation.answer_base(self._generate)
+            before = self._evaluation.answer(self._generate, model=self._plan.model_path)
         self._call("start")
         self._watch(self._trainer)
         status = self._status()
@@ -221,12 +251,23 @@ class _Run:
         summary: dict[str, Any] = {}
         if self._evaluation and before:
             self._tell("evaluating after", status)
-            self._call("wait_for_version", status.final_version)
+            deadlines = self._config.deadlines
+            evaluating_s = 2 * deadlines.sample_s + deadlines.start_s + deadlines.score_s  # one while training
+            self._call("wait_for_version", status.final_version, deadline_s=2 * evaluating_s + deadlines.weights_s)
             after = self._evaluation.answer(self._generate)
-            summary = self._evaluation.compare(
-                before, after, policy_path=model_path, save_as=self._config.run_dir / SIDES_FILE
-            )
+            summary = self._compare(self._evaluation, before, after)
         return summary | {"steps": status.step, "model": str(model_path)} | _guard_rows(status)
+
+    def _compare(self, evaluation: Evaluation, before: Answered, after: Answered) -> dict[str, Any]:
+        """A judge that gives up costs its own rows, not the summary of a trained model."""
+        run_dir = self._config.run_dir
+        summary = evaluation.compare(before, after, policy_path=run_dir / "model", save_as=run_dir / SIDES_FILE)
+        try:
+            summary["win_rates"] += evaluation.judge(before, after)
+        except ScoreError as error:
+            log.warning("%s", error)
+            summary["judge_error"] = str(error)
+        return summary
 
     def _watch(self, trainer: "Background") -> None:
         """Until the learners are done. The first Ctrl-C or SIGTERM asks them to stop after this step, a second Ctrl-C

@@ -24,7 +24,7 @@ from ray.util.state.exception import RayStateApiException
 
 from negalign_ray.actors.processes import STACKS, split_name
 from negalign_ray.errors import StallError
-from negalign_ray.loops.watchdog import Activity, culprit
+from negalign_ray.loops.watchdog import Activity, suspects
 
 log = logging.getLogger(__name__)
 FILE = Path("logs") / "stall.log"
@@ -32,6 +32,8 @@ ANSWER_S = 10.0  # for Ray, and for processes to write their stacks
 FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>.+)$', re.MULTILINE)
 THREAD = re.compile(r"^(?=(?:Current thread|Thread) 0x)", re.MULTILINE)
 PACKAGE = "/negalign_ray/"
+NO_SIGN = "a process that gives no sign"
+NUM_TOLD = 4  # of those who hold up the run, in the error's message
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +58,29 @@ def explain_stall(run_dir: Path, activities: Sequence[Activity] | None, *, still
     states = actor_states(processes)
     stacks = collect_stacks(run_dir, [each for each in processes if not states.get(each.name, "").startswith("DEAD")])
     if activities is None:
-        who = Activity("conductor", 0, "has not answered", still_s, works=True)
+        held_up_by = [Activity("conductor", 0, "has not answered", still_s, works=True)]
     else:
-        who = culprit(activities) or Activity("conductor", 0, "has asked nobody for anything", still_s, works=True)
+        silence = Activity("conductor", 0, "has asked nobody for anything", still_s, works=True)
+        held_up_by = suspects(activities) or [silence]
+    # Ranks wait for each other in collectives: one whose process gives no sign is what the others wait for.
+    places = {each: _place_of(each, processes, stacks) for each in held_up_by}
+    held_up_by.sort(key=lambda each: places[each] != NO_SIGN)
+    told = [f"{each}, in {places[each]}" for each in held_up_by]
     path = run_dir / FILE
-    path.write_text(stall_text(activities or (), who, processes, states, stacks, still_s=still_s), encoding="utf-8")
-    where = "".join(
-        f", in {place_in(stacks.get(each.name, ''))}" for each in processes if is_process_of(each.name, who)
-    )
+    report = stall_text(activities or (), told, processes, states, stacks, still_s=still_s)
+    path.write_text(report, encoding="utf-8")
+    more = f"; and {len(told) - NUM_TOLD} more" if len(told) > NUM_TOLD else ""
     reason = (
-        f"nothing has moved for {still_s:.0f} s ({setting}); {who.doing} for {who.for_s:.0f} s{where}; what every role "
-        f"was doing: {path}"
+        f"nothing has moved for {still_s:.0f} s ({setting}). {'; '.join(told[:NUM_TOLD])}{more}. What every role was "
+        f"doing: {path}"
     )
-    return StallError(reason, role=who.role, rank=who.rank, weight_version=who.weight_version)
+    first = held_up_by[0]
+    return StallError(reason, role=first.role, rank=first.rank, weight_version=first.weight_version)
+
+
+def _place_of(who: Activity, processes: Sequence[RoleProcess], stacks: Mapping[str, str]) -> str:
+    places = {place_in(stacks.get(each.name, "")) for each in processes if is_process_of(each.name, who)}
+    return " and ".join(sorted(places)) or "a process that has not started"
 
 
 def is_process_of(name: str, who: Activity) -> bool:
@@ -79,14 +91,15 @@ def is_process_of(name: str, who: Activity) -> bool:
 
 def stall_text(
     activities: Sequence[Activity],
-    who: Activity,
+    held_up_by: Sequence[str],
     processes: Sequence[RoleProcess],
     states: Mapping[str, str],
     stacks: Mapping[str, str],
     *,
     still_s: float,
 ) -> str:
-    lines = [f"Nothing has moved for {still_s:.0f} s. Held up by {who}.", "", "What the conductor knows:"]
+    lines = [f"Nothing has moved for {still_s:.0f} s. Held up by:", *(f"  {each}" for each in held_up_by)]
+    lines += ["", "What the conductor knows:"]
     lines += [f"  {activity}" for activity in activities] or ["  it does not answer"]
     lines += ["", "Processes, and what Ray says of them:"]
     for each in processes:
@@ -107,7 +120,7 @@ def place_in(stacks: str) -> str:
         if ours:
             innermost = _shown(frames[0])
             return innermost if frames[0] is ours[0] else f"{innermost} under {_shown(ours[0])}"
-    return "unknown code" if stacks else "a process that gives no sign"
+    return "unknown code" if stacks else NO_SIGN
 
 
 def _shown(frame: re.Match[str]) -> str:

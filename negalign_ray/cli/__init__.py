@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 from negalign_ray import __version__
 from negalign_ray.cli.grafana import grafana
 from negalign_ray.cli.runs import logs, scale, status, stop
-from negalign_ray.cli.submit import submit
+from negalign_ray.cli.submit import submit, train_submitted
 from negalign_ray.cli.top import top
 from negalign_ray.errors import ConfigError, NegalignError, PlacementError, Terminated
 
@@ -138,6 +138,10 @@ def train(
 
         out.print(plan_of(settings))
         return
+    run_training(settings)
+
+
+def run_training(settings: "Config") -> None:
     from negalign_ray.actors.run import train as run
     from negalign_ray.cli.progress import Progress
 
@@ -171,22 +175,28 @@ def evaluate(
     preset: Preset = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
+    base: Annotated[str | None, typer.Option("--base", help="Model to compare with (references.rpos).")] = None,
+    out_dir: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Instead of a new folder.")] = None,
+    lm_eval: Annotated[
+        str | None, typer.Option("--lm-eval", metavar="TASK,...", help="Also run these benchmarks of lm_eval.")
+    ] = None,
+    lm_eval_options: Annotated[
+        str, typer.Option("--lm-eval-options", help='More of its options, e.g. "--limit 100".')
+    ] = "",
     json_file: Json = None,
 ) -> None:
-    """Measure harm, refusals, likelihoods and lengths of a model on the held-out rows of a configuration.
+    """Measure harm, refusals, likelihoods and signs of collapse of a model on the held-out rows of a configuration.
 
-    Everything is written to a new folder, evaluations/NAME below the run directory.
+    Everything is written to a new folder, evaluations/NAME below the run directory. An evaluation that was cut short
+    goes on where it stopped.
     """
-    from negalign_ray.actors.evaluate import evaluate as run
-    from negalign_ray.cli.progress import Progress
-    from negalign_ray.evaluation.table import summary_table
+    from negalign_ray.cli.evaluate import evaluate_and_show
 
-    settings = _load(preset, config, [*(overrides or []), f"model.path={_quoted(model)}"])
-    with Progress(err, title=f"evaluating {model}") as progress:
-        summary = run(settings, on_status=progress.update)
-    out.print(summary_table(summary, title=model))
-    folder = Path(summary["folder"])
-    _print_lines({"samples": folder / "samples" / "evaluation.jsonl", "summary": folder / "summary.json"})
+    named = {"model.path": model, "references.rpos": base}
+    more = [f"{name}={_quoted(value)}" for name, value in named.items() if value is not None]
+    settings = _load(preset, config, [*(overrides or []), *more])
+    tools = {"tasks": lm_eval, "options": lm_eval_options}
+    summary = evaluate_and_show(settings, folder=out_dir, lm_eval=tools, out=out, err=err)
     _write_json(json_file, summary)
 
 
@@ -274,6 +284,22 @@ def generate(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, finished or not.")],
+    file: Annotated[
+        Path | None, typer.Option("--out", help="Default: report.html in the run's folder; of several runs, here.")
+    ] = None,
+    max_samples: Annotated[
+        int, typer.Option(min=0, help="Prompts whose texts are embedded, covered until clicked; 0 = no texts.")
+    ] = 1000,
+) -> None:
+    """One HTML file on one run or several: verdict, figures with intervals, curves, time, events and samples."""
+    from negalign_ray.cli.report import make_report
+
+    make_report(runs, file=file, max_samples=max_samples, out=out)
+
+
+@app.command()
 def presets() -> None:
     """List the packaged configurations."""
     from rich.table import Table
@@ -340,6 +366,7 @@ def doctor(json_file: Json = None) -> None:
 
 for _command in (submit, status, top, logs, stop, scale, grafana):
     app.command()(_command)
+app.command(hidden=True)(train_submitted)
 
 
 @data_app.command("check")
@@ -433,6 +460,8 @@ def _print_results(settings: "Config", summary: dict[str, Any]) -> None:
         "logs": run_dir / "logs",
         "try it": f"negalign-ray generate {run_dir / 'model'}",
     }
+    if (run_dir / "report.html").is_file():
+        lines |= {"report": run_dir / "report.html"}
     if summary.get("stopped_by"):
         lines = {"stopped": summary["stopped_by"]["reason"], **lines}
     _print_lines(lines)

@@ -16,7 +16,7 @@ from negalign_ray.config import Config
 from negalign_ray.errors import ConfigError, DataError
 from negalign_ray.evaluation.dynamics_plot import draw, rho_text
 from negalign_ray.evaluation.learning_order import compare
-from negalign_ray.methods import METHODS
+from negalign_ray.methods import method_of
 from negalign_ray.metrics import read_metrics
 from negalign_ray.settings import load_config
 
@@ -83,7 +83,7 @@ def hold_against(run_dir: Path, *, out: Console) -> None:
             "their curves are in metrics.jsonl."
         )
     rows = read_metrics(run_dir)
-    outcome = compare(predicted, rows, from_zero=METHODS[config.method.name].needs(config.method).references)
+    outcome = compare(predicted, rows, from_zero=method_of(config.method).needs(config.method).references)
     write_json(run_dir / OUTCOME, outcome)
     out.print(outcome_table(outcome))
     for key, words in AGREEMENTS.items():

@@ -8,6 +8,7 @@ which prompt tokens + response tokens are not the tokens of the whole conversati
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from negalign_ray.records import TokenIds
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+log = logging.getLogger(__name__)
 QUESTION, ANSWER, SYSTEM = "Question0probe", "Answer0probe", "System0probe"
 ANCHOR: Messages = (("user", QUESTION),)
 REMEDY = "Set model.chat_template to a jinja file"
@@ -59,6 +61,25 @@ def load_chat(folder: str | Path, *, template: Path | None = None) -> "ChatToken
         raise DataError(f"model.chat_template={str(template)!r}: no such file.")
     text = None if template is None else template.read_text(encoding="utf-8")
     return ChatTokenizer(load_tokenizer(folder), template=text)
+
+
+def require_same_tokens(folder: Path, model_path: Path, *, setting: str) -> None:
+    """ModelError unless both have one vocabulary: token ids travel to the model in `folder`, never text.
+
+    A warning where their chat templates differ: the other model is then asked under a template that is not its own.
+    """
+    ours, theirs = (load_tokenizer(path) for path in (model_path, folder))
+    if ours.get_vocab() != theirs.get_vocab():
+        raise ModelError(
+            f"{setting}={folder} has a vocabulary of {len(theirs)} tokens that is not the policy's ({len(ours)}); "
+            f"choose a model of the policy's family, or {setting}=null."
+        )
+    if ours.chat_template != theirs.chat_template:
+        log.warning(
+            "%s=%s has another chat template than model.path=%s; both read prompts under that of the latter "
+            "(or of model.chat_template), so the comparison may be unfair to the former",
+            *(setting, folder, model_path),
+        )
 
 
 @dataclass(frozen=True, slots=True)

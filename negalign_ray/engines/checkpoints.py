@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 FOLDER, MANIFEST = "checkpoints", "manifest.json"
 FORMAT = 1  # of manifest.json; raised when an older program could not read it
+PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")  # endings
 NAME = re.compile(r"step-(\d{8})")
 
 
@@ -104,16 +105,23 @@ class CheckpointStore:
 
         CheckpointError when there are some, but all of them are torn.
         """
-        torn = [path.name for path in self._named()]
-        for checkpoint in reversed(self.checkpoints()):
-            faults = checkpoint.faults()
-            if not faults:
-                return checkpoint
-            log.warning("%s is torn and is passed over: %s", checkpoint.path, "; ".join(faults[:3]))
-        if torn:
+        reasons = []
+        for path in reversed(self._named()):
+            try:
+                checkpoint = read_checkpoint(path)
+            except CheckpointError as error:
+                reason = str(error).rstrip(".")
+            else:
+                faults = checkpoint.faults()
+                if not faults:
+                    return checkpoint
+                reason = f"{path} is torn: {'; '.join(faults[:3])}"
+            log.warning("%s; it is passed over", reason)
+            reasons.append(reason)
+        if reasons:
             raise CheckpointError(
-                f"none of the checkpoints in {self.folder} is intact ({', '.join(sorted(torn))}); their files are not "
-                "those that were written. Copy them from checkpoints.url or a backup, or start a new run."
+                f"none of the {len(reasons)} checkpoints in {self.folder} is intact. The newest: {reasons[0]}. Copy "
+                "them from checkpoints.url or a backup, or start a new run."
             )
         return None
 
@@ -191,8 +199,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
             )
         if checksum != _checksum(manifest) or manifest["step"] != step_of(path):
             raise CheckpointError(f"{path / MANIFEST} is not what was written; it is passed over.")
+        if path.is_symlink():
+            raise CheckpointError(f"{path} is a link to {path.resolve()}; a checkpoint lies in its own run directory.")
         for name in manifest["files"]:
             inside(path, name)
+            if name.endswith(PICKLES):
+                raise CheckpointError(
+                    f"{path} lists {name}, a pickle: loading one runs the code inside it. Our checkpoints hold none "
+                    "(safetensors and JSON); this one is not used."
+                )
         return Checkpoint(path, manifest["step"], manifest["metric"], manifest["files"], manifest["info"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is torn: its {MANIFEST} cannot be read ({error!r}).") from error

@@ -3,7 +3,7 @@
 # Axes: P = response tokens in a micro-batch, H = hidden size, N = responses in a micro-batch, R = responses of a group.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,12 +58,19 @@ class FrozenModel:
             gpus=config.references.gpus,
         )
 
-    @torch.inference_mode()
     def response_logprobs(self, groups: Sequence[Group]) -> list[list[float]]:
         """See the Protocol; nats, in the order of each group's responses."""
+        return self._of_responses(groups, self._policy)
+
+    def response_entropies(self, groups: Sequence[Group]) -> list[list[float]]:
+        """Likewise the entropies of the next token, in nats, summed over each response's tokens."""
+        return self._of_responses(groups, self._policy.entropies)
+
+    @torch.inference_mode()
+    def _of_responses(self, groups: Sequence[Group], measure: Callable[[PackedRows], Tensor]) -> list[list[float]]:
         results: list[list[float]] = [[] for _ in groups]
         for members, rows in self._micro_batches(groups):
-            flat = iter(self._policy(rows).tolist())
+            flat = iter(measure(rows).tolist())
             for i in members:
                 results[i] = [next(flat) for _ in groups[i].responses]
         return results

@@ -11,11 +11,14 @@
 | `benign_logprob`, `..._per_token` | nats, good answers to the benign prompts | higher |
 | `benign_perplexity` | exp(-nats per token) of the same | lower |
 | `choices_accuracy_frac`, `..._per_token` | share 0..1 of questions whose right choice is the most likely | higher |
+| `choices_target_logprob` | nats, mean log-prob of the right choice of a question | higher |
 | `mean_length_tokens` | tokens per answer to held-out prompts | unchanged |
-| `distinct_2` | share 0..1 of different bigrams over those answers | higher |
+| `distinct_1`, `distinct_2`, `distinct_3` | share 0..1 of different n-grams over those answers | higher |
 | `repetition_frac` | mean share 0..1 of repeated 4-grams in an answer | lower |
 | `refusal_frac_harmful_prompts` | share 0..1 of refused held-out prompts | neither (many deserve an answer) |
-| `refusal_frac_benign_prompts` | share 0..1 of refused benign prompts (over-refusal) | lower |
+| `refusal_frac_benign_prompts` | share 0..1 of refused benign prompts | lower |
+| `overrefusal_frac` | share 0..1 of refused prompts that sound unsafe and are not | lower |
+| `entropy_per_token` | nats per token: entropy of the next token along the side's own answers, both kinds | unchanged |
 | `kl_per_token` | nats per token: log pi - log ref of the side's own answers, both kinds of prompts | lower |
 
 `kl_per_token` is an unbiased estimate of KL(pi || ref) only on answers sampled at temperature 1; on greedy answers it
@@ -36,6 +39,7 @@ from negalign_ray.evaluation.side import Answers, Choices, Likelihoods, Side
 from negalign_ray.rewards.refusal import is_refusal
 
 Better = Literal["lower", "higher", "unchanged", "neither"]
+NGRAMS = {1: "tokens", 2: "bigrams", 3: "trigrams"}
 
 
 def exp_negative(values: np.ndarray) -> np.ndarray:
@@ -121,9 +125,11 @@ def _accuracy(choices: Choices) -> list[Figure]:
     summed, per_token = (Sums.of(choices.hits(per_token=per_token)) for per_token in (False, True))
     behaviours = (None,) * len(choices.answers)
     key, title = "choices_accuracy_frac", "accuracy, choices by log-prob"
+    target = Sums.of(choices.targets)
     figures = [
         Figure(key, title, "higher", summed, behaviours, is_rate=True),
         Figure(f"{key}_per_token", f"{title} per token", "higher", per_token, behaviours, is_rate=True),
+        Figure("choices_target_logprob", "log-prob, right choices", "higher", target, behaviours),
     ]
     return [replace(figure, prompt_ids=choices.prompt_ids) for figure in figures]
 
@@ -139,22 +145,20 @@ def _style(side: Side) -> list[Figure]:
     figures = [replace(figure, prompt_ids=harmful.prompt_ids) for figure in figures]
     figures += _refusals("refusal_frac_harmful_prompts", "refusals, held-out prompts", "neither", harmful)
     figures += _refusals("refusal_frac_benign_prompts", "refusals, benign prompts", "lower", benign)
-    parts = [
-        answers for answers in (harmful, benign) if answers.logprobs is not None and answers.ref_logprobs is not None
-    ]
-    if parts:
-        figures.append(_divergence(parts))
-    return figures + _diversity(harmful)
+    figures += _refusals("overrefusal_frac", "refusals, prompts that sound unsafe", "lower", side.overrefusal)
+    return figures + _divergence((harmful, benign)) + _entropy((harmful, benign)) + _diversity(harmful)
 
 
 def _diversity(answers: Answers) -> list[Figure]:
     """Not by behaviour: an answer's contribution to a whole is none to a part of it."""
-    contributions = distinct_contributions(answers.token_ids)
-    if not contributions:
-        return []
-    sums, nowhere = Sums.of(contributions), (None,) * len(contributions)
-    title = "different bigrams (distinct-2)"
-    return [Figure("distinct_2", title, "higher", sums, nowhere, prompt_ids=answers.prompt_ids)]
+    figures = []
+    for n, name in NGRAMS.items():
+        contributions = distinct_contributions(answers.token_ids, n=n)
+        if contributions:
+            sums, nowhere = Sums.of(contributions), (None,) * len(contributions)
+            key, title = f"distinct_{n}", f"different {name} (distinct-{n})"
+            figures.append(Figure(key, title, "higher", sums, nowhere, prompt_ids=answers.prompt_ids))
+    return figures
 
 
 def _refusals(key: str, title: str, better: Better, answers: Answers) -> list[Figure]:
@@ -164,15 +168,25 @@ def _refusals(key: str, title: str, better: Better, answers: Answers) -> list[Fi
     return [Figure(key, title, better, refused, answers.behaviours, is_rate=True, prompt_ids=answers.prompt_ids)]
 
 
-def _divergence(parts: Sequence[Answers]) -> Figure:
-    gaps = [np.asarray(answers.logprobs) - np.asarray(answers.ref_logprobs) for answers in parts]
+def _divergence(parts: Sequence[Answers]) -> list[Figure]:
+    priced = [answers for answers in parts if answers.logprobs is not None and answers.ref_logprobs is not None]
+    gaps = [np.asarray(answers.logprobs) - np.asarray(answers.ref_logprobs) for answers in priced]
+    return _per_token("kl_per_token", "KL to the reference, per token", "lower", priced, gaps)
+
+
+def _entropy(parts: Sequence[Answers]) -> list[Figure]:
+    known = [answers for answers in parts if answers.entropies is not None]
+    values = [np.asarray(answers.entropies) for answers in known]
+    return _per_token("entropy_per_token", "entropy, per token", "unchanged", known, values)
+
+
+def _per_token(
+    key: str, title: str, better: Better, parts: Sequence[Answers], values: Sequence[np.ndarray]
+) -> list[Figure]:
+    """Of values summed over the tokens of each answer of all parts."""
+    if not parts:
+        return []
     lengths = [length for answers in parts for length in answers.lengths]
     behaviours = tuple(behaviour for answers in parts for behaviour in answers.behaviours)
-    return Figure(
-        "kl_per_token",
-        "KL to the reference, per token",
-        "lower",
-        Sums.of(np.concatenate(gaps), lengths),
-        behaviours,
-        prompt_ids=tuple(prompt_id for answers in parts for prompt_id in answers.prompt_ids),
-    )
+    ids = tuple(prompt_id for answers in parts for prompt_id in answers.prompt_ids)
+    return [Figure(key, title, better, Sums.of(np.concatenate(values), lengths), behaviours, prompt_ids=ids)]

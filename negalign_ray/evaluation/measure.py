@@ -21,6 +21,25 @@ class Answered:
 
     harmful: tuple[Generation, ...]  # to the held-out prompts
     benign: tuple[Generation, ...]
+    overrefusal: tuple[Generation, ...] = ()
+
+    @classmethod
+    def of(cls, probes: Probes, generations: Sequence[Generation]) -> "Answered":
+        """From the answers to `probes.asked`, in that order."""
+        ends = [len(probes.harmful_prompts), len(probes.harmful_prompts) + len(probes.benign_prompts)]
+        return cls(tuple(generations[: ends[0]]), tuple(generations[ends[0] : ends[1]]), tuple(generations[ends[1] :]))
+
+    @property
+    def said(self) -> tuple[Generation, ...]:
+        return (*self.harmful, *self.benign, *self.overrefusal)
+
+
+@dataclass(frozen=True)
+class Thoughts:
+    """What one model makes of responses."""
+
+    prices: PriceBook  # log-probs of `groups_to_price`
+    entropies: PriceBook  # of the next token, summed over each of its own answers, `groups_said`
 
 
 def groups_to_price(probes: Probes, *answered: Answered) -> tuple[Group, ...]:
@@ -35,12 +54,24 @@ def groups_to_price(probes: Probes, *answered: Answered) -> tuple[Group, ...]:
     return (*(group for priced in sets for group in priced.groups), *_choice_groups(probes))
 
 
-def measure(
-    probes: Probes, answered: Answered, before: Answered, *, model: PriceBook, base: PriceBook, score: Score
-) -> Side:
-    """One side: `answered` was said and `model` made by the same model; `before` was said by the base.
+def groups_said(probes: Probes, answered: Answered) -> tuple[Group, ...]:
+    """A model's own answers, whose entropy is measured."""
+    parts = ((probes.harmful_prompts, answered.harmful), (probes.benign_prompts, answered.benign))
+    return tuple(group for prompts, said in parts for group in own_answers(prompts, said).groups)
 
-    The books hold `groups_to_price(probes, before, answered)`.
+
+def measure(
+    probes: Probes,
+    answered: Answered,
+    before: Answered,
+    *,
+    model: Thoughts,
+    base: Thoughts,
+    score: Score,
+) -> Side:
+    """One side: `answered` was said and `model` thought by the same model; `before` was said by the base.
+
+    The prices are those of `groups_to_price(probes, before, answered)`, or of more.
     """
 
     def answers(prompts: Sequence[Prompt], generations: Sequence[Generation]) -> Answers:
@@ -48,12 +79,13 @@ def measure(
             prompts,
             generations,
             scores=score([(p.text, g.text) for p, g in zip(prompts, generations, strict=True)]),
-            logprobs=_one_each(prompts, generations, model),
-            ref_logprobs=_one_each(prompts, generations, base),
+            logprobs=_one_each(prompts, generations, model.prices),
+            ref_logprobs=_one_each(prompts, generations, base.prices),
+            entropies=_one_each(prompts, generations, model.entropies),
         )
 
     def likelihoods(priced: PricedSet) -> Likelihoods:
-        return Likelihoods.of(priced, model.logprobs(priced.groups))
+        return Likelihoods.of(priced, model.prices.logprobs(priced.groups))
 
     return Side(
         harmful=answers(probes.harmful_prompts, answered.harmful),
@@ -62,7 +94,27 @@ def measure(
         human_benign=likelihoods(probes.human_benign),
         own_answers=likelihoods(own_answers(probes.harmful_prompts, before.harmful)),
         packaged_benign=likelihoods(probes.packaged_benign),
-        choices=Choices.of(probes.choices, model.logprobs(_choice_groups(probes))),
+        choices=Choices.of(probes.choices, model.prices.logprobs(_choice_groups(probes))),
+        overrefusal=Answers.of(probes.overrefusal_prompts, answered.overrefusal),
+    )
+
+
+def measure_answers(probes: Probes, answered: Answered, *, score: Score) -> Side:
+    """A side of answers alone, scored but not priced: what can be measured while a model is being trained."""
+
+    def answers(prompts: Sequence[Prompt], generations: Sequence[Generation]) -> Answers:
+        pairs = [(p.text, g.text) for p, g in zip(prompts, generations, strict=True)]
+        return Answers.of(prompts, generations, scores=score(pairs) if pairs else {})
+
+    nothing = Likelihoods()
+    return Side(
+        harmful=answers(probes.harmful_prompts, answered.harmful),
+        benign=answers(probes.benign_prompts, answered.benign),
+        negatives=nothing,
+        human_benign=nothing,
+        own_answers=nothing,
+        packaged_benign=nothing,
+        overrefusal=Answers.of(probes.overrefusal_prompts, answered.overrefusal),
     )
 
 
@@ -72,7 +124,7 @@ def _choice_groups(probes: Probes) -> tuple[Group, ...]:
 
 
 def _one_each(prompts: Sequence[Prompt], generations: Sequence[Generation], book: PriceBook) -> list[float]:
-    """The summed log-prob of every answer; 0 for an empty one, which is not priced."""
+    """The number of every answer; 0 for an empty one, which has none."""
     priced = own_answers(prompts, generations).groups
     by_prompt = {
         group.prompt.prompt_id: logprob for group, [logprob] in zip(priced, book.logprobs(priced), strict=True)

@@ -27,7 +27,7 @@ def distinct_contributions(answers: Sequence[Tokens], *, n: int = 2) -> list[flo
     theta = num_different / num_all
     without = []
     for tokens in grams:
-        own = sum(holders[gram] == 1 for gram in set(tokens))  # bigrams that are gone without this answer
+        own = sum(holders[gram] == 1 for gram in set(tokens))  # n-grams that are gone without this answer
         rest = num_all - len(tokens)
         without.append((num_different - own) / rest if rest else theta)
     mean = math.fsum(without) / len(without)

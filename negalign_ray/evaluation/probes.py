@@ -2,6 +2,7 @@
 
 held-out prompts --> harmful_prompts (answered) · negatives · human_benign (POSITIVE answers, same style)
 benign rows      --> benign_prompts (answered: refusals) · packaged_benign (priced: perplexity)
+over-refusal     --> overrefusal_prompts (answered: refusals)
 choice rows      --> choices (priced: accuracy)
 before-model's greedy answers --> own_answers
 """
@@ -49,6 +50,23 @@ class Probes:
     human_benign: PricedSet  # good human answers to held-out prompts; empty for data of negatives only
     packaged_benign: PricedSet  # good answers to the benign prompts
     choices: tuple[ChoiceQuestion, ...] = ()  # multiple-choice questions
+    overrefusal_prompts: tuple[Prompt, ...] = ()  # safe, though they sound unsafe
+
+    @property
+    def asked(self) -> tuple[Prompt, ...]:
+        """Every prompt that is answered, in the order in which answers come."""
+        return (*self.harmful_prompts, *self.benign_prompts, *self.overrefusal_prompts)
+
+    def first(self, num: int) -> "Probes":
+        """At most `num` prompts of each kind that is answered, behaviours in turn; nothing that is priced."""
+        return Probes(
+            harmful_prompts=self.harmful_prompts[:num],
+            benign_prompts=self.benign_prompts[:num],
+            negatives=PricedSet(()),
+            human_benign=PricedSet(()),
+            packaged_benign=PricedSet(()),
+            overrefusal_prompts=self.overrefusal_prompts[:num],
+        )
 
 
 def spread_over_behaviours(prompts: Iterable[Prompt], *, limit: int, seed: int) -> tuple[Prompt, ...]:
@@ -76,6 +94,7 @@ def build_probes(
     heldout: Sequence[Prompt],
     benign: Sequence[Prompt],
     questions: Sequence[ChoiceQuestion] = (),
+    overrefusal: Sequence[Prompt] = (),
     *,
     config: EvaluationConfig,
     seed: int,
@@ -109,6 +128,7 @@ def build_probes(
         human_benign=priced_set(draw(p for p in heldout if _with_role(p, Role.POSITIVE)), Role.POSITIVE),
         packaged_benign=priced_set(benign_prompts, Role.POSITIVE),
         choices=draw_questions(questions, limit=config.num_choices_questions, seed=seed),
+        overrefusal_prompts=spread_over_behaviours(overrefusal, limit=config.num_overrefusal, seed=seed),
     )
 
 

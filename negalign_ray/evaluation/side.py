@@ -31,14 +31,17 @@ class Answers:
     scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # head -> [N]
     logprobs: tuple[float, ...] | None = None  # [N] summed, by the model that answered
     ref_logprobs: tuple[float, ...] | None = None  # [N] summed, by the reference
+    entropies: tuple[float, ...] | None = None  # [N] of the next token, by the model that answered, summed over tokens
 
     def __post_init__(self) -> None:
         num = len(self.prompt_ids)
         _require_equal("Answers", num, behaviours=self.behaviours, texts=self.texts, token_ids=self.token_ids)
         _require_equal("Answers", num, logprobs=self.logprobs, ref_logprobs=self.ref_logprobs, **self.scores)
+        _require_equal("Answers", num, entropies=self.entropies)
         for what, values in {
             "log-probs": self.logprobs,
             "reference log-probs": self.ref_logprobs,
+            "entropies": self.entropies,
             **self.scores,
         }.items():
             require_finite(values or (), what=what)
@@ -52,6 +55,7 @@ class Answers:
         scores: Mapping[str, Sequence[float]] | None = None,
         logprobs: Sequence[float] | None = None,
         ref_logprobs: Sequence[float] | None = None,
+        entropies: Sequence[float] | None = None,
     ) -> "Answers":
         """From what an engine returned, in the order of the prompts."""
         return cls(
@@ -62,6 +66,7 @@ class Answers:
             scores={head: tuple(values) for head, values in (scores or {}).items()},
             logprobs=None if logprobs is None else tuple(logprobs),
             ref_logprobs=None if ref_logprobs is None else tuple(ref_logprobs),
+            entropies=None if entropies is None else tuple(entropies),
         )
 
     @property
@@ -116,6 +121,11 @@ class Choices:
             tuple(question.prompt.prompt_id for question in questions),
         )
 
+    @property
+    def targets(self) -> list[float]:
+        """[Q] the right choice's log-prob, in nats."""
+        return [logprobs[answer] for logprobs, answer in zip(self.logprobs, self.answers, strict=True)]
+
     def hits(self, *, per_token: bool) -> list[float]:
         """[Q] 1.0 where the right choice is the most likely one (summed, or per token); of equal ones the first counts.
 
@@ -126,6 +136,9 @@ class Choices:
             for question in zip(self.logprobs, self.lengths, strict=True)
         )
         return [float(one.index(max(one)) == answer) for one, answer in zip(scores, self.answers, strict=True)]
+
+
+NO_ANSWERS = Answers((), (), (), ())
 
 
 @dataclass(frozen=True)
@@ -139,13 +152,15 @@ class Side:
     own_answers: Likelihoods  # the before-model's own answers to the held-out prompts
     packaged_benign: Likelihoods  # good answers to the benign prompts
     choices: Choices = Choices()  # multiple-choice questions; may be empty
+    overrefusal: Answers = NO_ANSWERS  # to safe prompts that sound unsafe; neither scored nor priced
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Side":
-        """What `to_json` gave, also after a round trip through a JSON file."""
+        """What `to_json` gave, also after a round trip through a JSON file, or before there was an over-refusal set."""
+        overrefusal = values.get("overrefusal")
         return cls(
             harmful=_answers(values["harmful"]),
             benign=_answers(values["benign"]),
@@ -154,6 +169,7 @@ class Side:
             own_answers=_likelihoods(values["own_answers"]),
             packaged_benign=_likelihoods(values["packaged_benign"]),
             choices=_choices(values["choices"]),
+            overrefusal=NO_ANSWERS if overrefusal is None else _answers(overrefusal),
         )
 
 
@@ -166,6 +182,7 @@ def _answers(values: Mapping[str, Any]) -> Answers:
         scores={head: tuple(scores) for head, scores in values["scores"].items()},
         logprobs=None if values["logprobs"] is None else tuple(values["logprobs"]),
         ref_logprobs=None if values["ref_logprobs"] is None else tuple(values["ref_logprobs"]),
+        entropies=None if values.get("entropies") is None else tuple(values["entropies"]),
     )
 
 
@@ -195,6 +212,7 @@ def require_same_items(before: Side, after: Side) -> None:
         ("own answers of the before-model", before.own_answers.lengths, after.own_answers.lengths),
         ("packaged benign answers", before.packaged_benign.lengths, after.packaged_benign.lengths),
         ("multiple-choice questions", _shape(before.choices), _shape(after.choices)),
+        ("over-refusal prompts", before.overrefusal.prompt_ids, after.overrefusal.prompt_ids),
     ):
         if first != second:
             raise DataError(

@@ -5,15 +5,18 @@
      "ratio": {key: {"mean", "low", "high"}},           after / before, for benign_perplexity and mean_length_tokens
      "intervals": {"before": {key: {"low", "high", "num"}}, "after": {...}},
      "by_behaviour": {behaviour: {"before": ..., "after": ..., "difference": ...}},
+     "tests": {key: {"only_before", "only_after", "p_value"}},      of the rates: exact McNemar test
+     "win_rates": [{"judge", "prompts", "num", "wins", ...}],      of after over before: see win_rate.py
      "figures": {key: {"title", "better"}}, "heads": {name: {"kind", "direction", "threshold"}},
      "steps": n, "wall_s": s}
 
 `num` counts prompts: a resample draws prompts, each with all its answers.
 A figure without items is absent; an interval without two prompts has low = high = null. With one side only, "after" is
-null and "difference" and "ratio" are empty.
+null and "difference", "ratio", "tests" and "win_rates" are empty.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from negalign_ray.config import HeadConfig
@@ -21,6 +24,8 @@ from negalign_ray.evaluation.bootstrap import Bootstrap, Figures, pooled
 from negalign_ray.evaluation.figures import figures_of
 from negalign_ray.evaluation.intervals import Interval
 from negalign_ray.evaluation.side import Side, require_same_items
+from negalign_ray.evaluation.significance import mcnemar_of
+from negalign_ray.evaluation.win_rate import head_rows
 
 
 def summarise(
@@ -32,6 +37,7 @@ def summarise(
     wall_s: float | None = None,
     resamples: int = 2000,
     seed: int = 0,
+    tie_margin: float = 0.0,
 ) -> dict[str, Any]:
     """The layout above; JSON-ready. Raises DataError when the sides were measured on different items.
 
@@ -44,6 +50,11 @@ def summarise(
     second = None if after is None else pooled([figures_of(after, heads)])
     summary = _compare(first, second, bootstrap)
     summary["by_behaviour"] = _by_behaviour(first, second, bootstrap)
+    tests = {} if second is None else mcnemar_of(first, second)
+    summary["tests"] = {key: asdict(test) for key, test in tests.items()}
+    summary["win_rates"] = (
+        [] if after is None else head_rows(before, after, heads, tie_margin=tie_margin, resamples=resamples, seed=seed)
+    )
     summary["figures"] = {key: {"title": figure.title, "better": figure.better} for key, figure in first.items()}
     summary["heads"] = {
         head.name: {"kind": head.kind, "direction": head.direction, "threshold": head.threshold} for head in heads

@@ -3,7 +3,7 @@
 Reads what `summary.summarise` returns, also from a summary.json of an earlier run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ ARROWS = {"lower": "↓", "higher": "↑", "unchanged": "=", "neither": " "}
 HEADINGS = ("", "before", "after", "difference [95 %]", "", "verdict")
 COLOURS = {"better": "green", "worse": "red"}
 NO_TEXT = "-"
+ALPHA = 0.05  # the level that belongs to intervals of 95 %
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,12 @@ def excludes_zero(interval: Mapping[str, float | None] | None) -> bool:
     return interval["low"] > 0 or interval["high"] < 0
 
 
-def verdict(difference: Mapping[str, float | None] | None, better: str) -> str:
-    """What the paired interval allows to say: only a change whose interval excludes zero is called one."""
+def verdict(difference: Mapping[str, float | None] | None, better: str, *, p_value: float | None = None) -> str:
+    """What the paired interval allows to say: only a change whose interval excludes zero is called one. For a rate, the
+    exact test (`p_value`) must agree: intervals of few differing prompts are too narrow (significance.py)."""
     if difference is None or difference["low"] is None or difference["high"] is None:
         return ""
-    if not excludes_zero(difference):
+    if not excludes_zero(difference) or (p_value is not None and p_value >= ALPHA):
         return "unclear"
     if better not in {"lower", "higher"}:
         return "changed"
@@ -83,6 +85,13 @@ def _difference_cell(difference: Mapping[str, float | None] | None) -> str:
     return f"{text} [{number(difference['low'], sign=True)}, {number(difference['high'], sign=True)}]"
 
 
+def verdict_on(summary: Mapping[str, Any], key: str) -> str:
+    """On one figure of a summary; one from before there were tests of rates rests on the interval alone."""
+    test = summary.get("tests", {}).get(key)
+    p_value = None if test is None else test["p_value"]
+    return verdict(summary["difference"].get(key), summary["figures"][key]["better"], p_value=p_value)
+
+
 def rows_of(summary: Mapping[str, Any], *, intervals: bool = True) -> list[Row]:
     """`intervals`: show those of each side too, not only that of the difference."""
     rows = []
@@ -95,7 +104,7 @@ def rows_of(summary: Mapping[str, Any], *, intervals: bool = True) -> list[Row]:
                 after=_value_cell(summary, "after", key, intervals=intervals),
                 difference=_difference_cell(difference),
                 arrow=ARROWS[figure["better"]],
-                verdict=verdict(difference, figure["better"]),
+                verdict=verdict_on(summary, key),
             )
         )
     return rows
@@ -119,7 +128,7 @@ def summary_table(summary: Mapping[str, Any], *, title: str = "Before and after"
 
 
 def summary_markdown(summary: Mapping[str, Any]) -> str:
-    """The same rows as a Markdown table, with a line on steps and time."""
+    """The same rows as a Markdown table, with a line on steps and time; then win rates and exact tests, if any."""
     compared = summary["after"] is not None
     headings = ("figure", *HEADINGS[1:4], "better", HEADINGS[5]) if compared else ("figure", "value")
     lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
@@ -127,7 +136,92 @@ def summary_markdown(summary: Mapping[str, Any]) -> str:
         cells = [cell.replace("|", "\\|").strip() for cell in (row.cells if compared else row.cells[:2])]
         lines.append("| " + " | ".join(cells) + " |")
     caption = _caption(summary)
-    return "\n".join([*lines, *(["", caption] if caption else [])]) + "\n"
+    lines += ["", caption] if caption else []
+    return "\n".join([*lines, *_win_rate_lines(summary), *_test_lines(summary), *_benchmark_lines(summary)]) + "\n"
+
+
+def win_rate_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """judge, prompts, win rate of after over before with its interval, wins/ties/losses, unreadable, p of the sign
+    test; formatted."""
+    rows = []
+    for row in summary.get("win_rates", []):
+        rate = row["win_rate"]
+        interval = "" if rate["low"] is None else f" [{number(rate['low'])}, {number(rate['high'])}]"
+        counts = f"{row['wins']}/{row['ties']}/{row['losses']}"
+        unreadable, p_value = str(row["unreadable"]), number(row["p_value"])
+        rows.append((row["judge"], row["prompts"], number(rate["mean"]) + interval, counts, unreadable, p_value))
+    return rows
+
+
+WIN_HEADINGS = ("judge", "prompts", "win rate [95 %]", "wins/ties/losses", "unreadable", "p")
+
+
+def win_rate_table(summary: Mapping[str, Any]) -> Table | None:
+    """For the terminal; None without win rates."""
+    rows = win_rate_rows(summary)
+    if not rows:
+        return None
+    table = Table(title="After against before", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for index, heading in enumerate(WIN_HEADINGS):
+        table.add_column(heading, justify="left" if index < 2 else "right")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _win_rate_lines(summary: Mapping[str, Any]) -> list[str]:
+    lines = _markdown(
+        "After against before, prompt by prompt (a tie is half a win):", WIN_HEADINGS, win_rate_rows(summary)
+    )
+    error = summary.get("judge_error")
+    return lines if error is None else [*lines, "", f"The judge gave no win rates: {error}"]
+
+
+def _test_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Rates that changed on some prompt."""
+    rows = [
+        (
+            summary["figures"][key]["title"],
+            str(test["only_before"]),
+            str(test["only_after"]),
+            number(test["p_value"]),
+        )
+        for key, test in summary.get("tests", {}).items()
+        if test["only_before"] + test["only_after"]
+    ]
+    headings = ("rate", "only before", "only after", "p")
+    return _markdown("Prompts that count on one side only (exact McNemar test):", headings, rows)
+
+
+def benchmark_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """What lm_eval measured: task, metric, one cell for each model (value ± standard error); formatted."""
+    sides = summary.get("lm_eval", {})
+    keys = {(task, metric): None for tasks in sides.values() for task, metrics in tasks.items() for metric in metrics}
+    return [
+        (task, metric, *(_benchmark_cell(sides[side].get(task, {}).get(metric)) for side in sides))
+        for task, metric in keys
+    ]
+
+
+def _benchmark_cell(value: Mapping[str, float | None] | None) -> str:
+    if value is None:
+        return NO_TEXT
+    error = "" if value["stderr"] is None else f" ± {number(value['stderr'])}"
+    return number(value["value"]) + error
+
+
+def _benchmark_lines(summary: Mapping[str, Any]) -> list[str]:
+    headings = ("task", "metric", *summary.get("lm_eval", {}))
+    return _markdown("Benchmarks of lm_eval (± standard error):", headings, benchmark_rows(summary))
+
+
+def _markdown(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table with a line before it; nothing without rows."""
+    if not rows:
+        return []
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (headings, *rows)]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return ["", title, "", lines[0], "|" + "---|" * len(headings), *lines[1:]]
 
 
 def _caption(summary: Mapping[str, Any]) -> str:
@@ -137,5 +231,5 @@ def _caption(summary: Mapping[str, Any]) -> str:
     if summary["wall_s"] is not None:
         parts.append(f"{summary['wall_s']:.0f} s")
     if summary["after"] is not None:
-        parts.append("↓ lower is better, ↑ higher, = should stay; unclear: interval holds 0")
+        parts.append("↓ lower is better, ↑ higher, = should stay; unclear: could be chance")
     return " · ".join(parts)

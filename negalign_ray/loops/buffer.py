@@ -89,6 +89,11 @@ class SlotBuffer:
     def num_ready(self) -> int:
         return self._num_ready.total()
 
+    @property
+    def nothing_under_way(self) -> bool:
+        """Every order has brought its group."""
+        return self.num_ready == len(self)
+
     def has_room_for_step(self) -> bool:
         return len(self._slots) + self.groups_per_step <= self.capacity
 
@@ -149,6 +154,8 @@ class SlotBuffer:
     def restore(self, slot: int, order: Order, handle: Handle | None) -> None:
         """A slot as `entries` told it; no rank has it yet. The ledger is restored apart."""
         self._slots[slot] = _Slot(order, handle)
+        if handle is not None:
+            self._num_ready[self.step_of(slot)] += 1
 
     def waits_for(self, slot: int, order: Order) -> bool:
         """Whether `order` has neither ended nor brought its group."""

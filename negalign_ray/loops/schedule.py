@@ -18,6 +18,8 @@ class SamplingSchedule:
     online_from_step: int  # T0
     refresh_every: int  # R, of `interval`
     staleness: int  # n, of `online`
+    also_every: int = 0  # versions that the samplers get besides, to be evaluated; 0 = none. Only where no sample of
+    # theirs is trained on: else the answers of a version would be there that no step may be trained on
 
     @classmethod
     def from_config(cls, config: SamplingConfig) -> "SamplingSchedule":
@@ -44,6 +46,8 @@ class SamplingSchedule:
 
     def publishes(self, version: int) -> bool:
         """Whether the samplers need this version."""
+        if self.also_every and version and version % self.also_every == 0:
+            return True
         if version == 0 or version < self.online_from_step:
             return False
         return not self.interval or self.oldest_allowed(version) == version

@@ -1,6 +1,6 @@
 """Whether a run still moves, and who holds it up when it does not.
 
-    calls to roles, what the learners say --> ActivityBook --moves--> Watchdog --none for stall_s--> culprit(activities)
+    calls to roles, learners' words --> ActivityBook --moves--> Watchdog --none for stall_s--> suspects(activities)
 
 The book is kept by whoever calls the roles, so that it needs no answer from one that hangs. Nothing here knows Ray.
 """
@@ -65,11 +65,18 @@ class ActivityBook:
             yield
         finally:
             del calls[number]
-            self._enter(role, rank, _Entry("idle", self._now_s(), False, version))
+            if self._calls.get((role, rank)) is calls:  # else it has left meanwhile
+                self._enter(role, rank, _Entry("idle", self._now_s(), False, version))
 
     def says(self, role: str, rank: int, doing: str, *, works: bool, version: int | None = None) -> None:
         """For a role that tells what it does now: a learner."""
         self._enter(role, rank, _Entry(doing, self._now_s(), works, version))
+
+    def leave(self, role: str, rank: int) -> None:
+        """It is gone, and nobody waits for it any more."""
+        for entries in (self._states, self._calls, self._works_since_s):
+            entries.pop((role, rank), None)
+        self.moves += 1
 
     def activities(self) -> tuple[Activity, ...]:
         """Of every role, by its longest call; by name."""
@@ -115,6 +122,6 @@ class Watchdog:
         return still_s if still_s > self._stall_s else None
 
 
-def culprit(activities: Sequence[Activity]) -> Activity | None:
-    """Who has worked at one thing for longest; None when nobody works, so that it is the conductor's own fault."""
-    return max((each for each in activities if each.works), key=lambda each: each.for_s, default=None)
+def suspects(activities: Sequence[Activity]) -> list[Activity]:
+    """Who works, the longest at one thing first; nobody when it is the conductor's own fault."""
+    return sorted((each for each in activities if each.works), key=lambda each: -each.for_s)

@@ -1,13 +1,9 @@
 """The methods: pure losses over groups, one small file each, and what each of them needs.
 
-METHODS[config.method.name].loss(groups, config.method) -> LossOutput
+method_of(config.method).loss(groups, config.method) -> LossOutput
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
-
-from negalign_ray.config import DPOConfig
+from negalign_ray.config import CustomConfig, DPOConfig, MethodConfig
 from negalign_ray.methods import (
     clha,
     d2o,
@@ -25,39 +21,10 @@ from negalign_ray.methods import (
     spin,
     unlikelihood,
 )
-from negalign_ray.methods.groups import GroupTensors, LossOutput
+from negalign_ray.methods.contract import Method, Needs, always
+from negalign_ray.methods.custom import load_method
 
-
-@dataclass(frozen=True)
-class Needs:
-    """What must be there before a method can train: human answers in the data, and roles in the run."""
-
-    negatives: bool = False  # human negatives in every group
-    positives: bool = False  # human positives in every group
-    # Own answers in every group. "optional": further candidates beside the human answers; sampling.num_samples=0 leaves
-    # them out, and then every prompt must have human answers of both kinds.
-    samples: Literal["required", "optional", "unused"] = "unused"
-    references: bool = False  # reference log-probs on every response: the run has references
-    reward: bool = False  # a score on every response: the run has scorers with the head `method.reward_head`
-    candidates: bool = False  # own answers of earlier rounds too, up to `method.max_candidates` of a prompt
-    complements: bool = False  # SUM_t log(1 - p(y_t)) of every response: the learner computes it beside lp
-
-
-@dataclass(frozen=True)
-class Method:
-    """`loss(groups, config)` and `needs(config)` take the config section of the same name.
-
-    The loss is pure and unreduced (see LossOutput).
-    """
-
-    name: str
-    loss: Callable[[GroupTensors, Any], LossOutput]
-    needs: Callable[[Any], Needs]
-
-
-def always(needs: Needs) -> Callable[[Any], Needs]:
-    """The needs of a method whose settings do not change them."""
-    return lambda config: needs
+__all__ = ["METHODS", "Method", "Needs", "always", "method_of"]
 
 
 def _dpo_needs(config: DPOConfig) -> Needs:
@@ -91,3 +58,8 @@ METHODS: dict[str, Method] = {
         Method("sft", sft.loss, always(Needs(positives=True))),
     )
 }
+
+
+def method_of(section: MethodConfig) -> Method:
+    """The method of a config section. ConfigError: one of the user's own that cannot be loaded."""
+    return load_method(section) if isinstance(section, CustomConfig) else METHODS[section.name]

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaModel
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaModel
 
 from negalign_ray.config import GuideConfig
 from negalign_ray.errors import DataError, ModelError
@@ -188,16 +188,3 @@ def read_embedding(folder: Path) -> Tensor:
             if name in file.keys():  # noqa: SIM118 - not a dict
                 return file.get_tensor(name)
     raise ModelError(f"{folder}: no *.safetensors there holds {name}, which the guide reads; check the model folder.")
-
-
-def require_same_tokens(backbone: Path, model_path: Path) -> None:
-    """ModelError unless both have one vocabulary: token ids travel to the guide, never text."""
-    ours, theirs = (
-        AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_vocab()
-        for folder in (model_path, backbone)
-    )
-    if ours != theirs:
-        raise ModelError(
-            f"guide.backbone={backbone} has a vocabulary of {len(theirs)} tokens that is not the policy's "
-            f"({len(ours)}); choose a smaller model of the policy's family, or guide.backbone=null."
-        )

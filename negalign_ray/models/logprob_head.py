@@ -69,6 +69,22 @@ class _TokenLogprobs(torch.autograd.Function):
         return grad_hidden_PH, grad_weight_VH, None, None, None
 
 
+@torch.no_grad()
+def next_token_entropies(hidden_PH: Tensor, weight_VH: Tensor, *, chunk_tokens: int) -> Tensor:
+    """Entropy [P] in nats of `softmax(hidden @ weight.T)`: log total - sum of share * logit. Types as above.
+
+    Logits (0, 0) -> ln 2; logits (0, ln 3) -> shares 1/4 and 3/4, entropy ln 4 - 3/4 ln 3 = 0.562.
+    """
+    wide = torch.promote_types(hidden_PH.dtype, torch.float32)
+    entropy_P = hidden_PH.new_empty(hidden_PH.shape[0], dtype=wide)
+    for chunk in _chunks(hidden_PH.shape[0], chunk_tokens):
+        logprobs_CV = (hidden_PH[chunk] @ weight_VH.t()).to(wide).log_softmax(1)
+        shares_CV = logprobs_CV.exp()
+        # A share of 0 with its log of -inf adds nothing; multiplied, it would be nan.
+        entropy_P[chunk] = -torch.where(shares_CV > 0, shares_CV * logprobs_CV, 0.0).sum(1)
+    return entropy_P
+
+
 def _chunks(length: int, size: int) -> list[slice]:
     """Slices of at most `size`, as equal as possible: 1100 positions at 1024 are 2 x 550."""
     count = -(-length // size)
@@ -94,3 +110,7 @@ class LogprobHead(nn.Linear):
         if target_P is None:
             return nn.functional.linear(hidden_PH, self.weight)
         return token_logprobs(hidden_PH, self.weight, target_P, chunk_tokens=self.chunk_tokens)
+
+    def entropies(self, hidden_PH: Tensor) -> Tensor:
+        """Of the next token, [P] in nats. Not for a weight that ZeRO-3 has sharded."""
+        return next_token_entropies(hidden_PH, self.weight, chunk_tokens=self.chunk_tokens)

@@ -6,6 +6,7 @@ SmolLM2-135M-Instruct (Apache-2.0) as a quantised GGUF file, which is converted 
 
 import fcntl
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -121,7 +122,26 @@ def _require_complete(folder: Path, path: str) -> Path:
             f"model.path={path!r}: {folder} has no *.safetensors weights, and no other kind is loaded (pickled "
             "weights can run code); save the model again with `model.save_pretrained(folder)`."
         )
+    _require_no_code(folder, path)
     return folder
+
+
+def _require_no_code(folder: Path, path: str) -> None:
+    """ModelError when nobody but the folder's own code can build the model; code is never run from there."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        brings_code, model_type = "auto_map" in config, config.get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"model.path={path!r}: {folder / 'config.json'} is not a JSON object ({error}).") from error
+    if not brings_code:
+        return
+    from transformers import CONFIG_MAPPING  # slow to import, and few folders need it
+
+    if model_type not in CONFIG_MAPPING:
+        raise ModelError(
+            f"model.path={path!r}: the installed transformers has no model type {model_type!r}, and {folder} brings "
+            "code of its own (auto_map), which is never run; choose a supported model."
+        )
 
 
 def _downloaded(name: str) -> Path:

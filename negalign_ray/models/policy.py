@@ -51,6 +51,10 @@ class ResponseLogprobs(nn.Module):
         logprob_P = self.model.get_output_embeddings()(self.response_states(rows), rows.target_P)
         return logprob_P if per_token else sum_by_response(logprob_P, rows)
 
+    def entropies(self, rows: PackedRows) -> Tensor:
+        """Entropy of the next token in nats, float32, summed over the tokens of each response [N]."""
+        return sum_by_response(self.model.get_output_embeddings().entropies(self.response_states(rows)), rows)
+
     def response_states(self, rows: PackedRows) -> Tensor:
         """What the head reads [P, H]: the last hidden state at every position that predicts a response token."""
         if rows.max_position >= self.max_position:

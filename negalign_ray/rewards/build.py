@@ -73,6 +73,7 @@ def build_head(config: HeadConfig, *, device: str = "cpu") -> RewardHead:
                 batch_size=config.batch_size,
                 deadline_s=config.deadline_s,
                 max_retries=config.max_retries,
+                token_env=config.token_env,
             )
 
 

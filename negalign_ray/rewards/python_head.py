@@ -1,32 +1,18 @@
-"""A reward head that is any Python function `module:function`: a list of pairs in, a list of numbers out."""
+"""A reward head that is any Python function, `file.py:function` or `module:function`: pairs in, numbers out."""
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from negalign_ray.errors import ConfigError
 from negalign_ray.rewards.protocol import Pair, checked_scores, score_error
+from negalign_ray.user_code import load_target
 
 
 def import_function(target: str, *, head: str) -> Callable[[list[Pair]], object]:
-    """The function that `target` = "package.module:function" names; ConfigError when there is none."""
-    module_name, colon, function_name = target.partition(":")
-    if not colon or not module_name or not function_name:
-        raise ConfigError(f"head {head!r}: target={target!r} is not of the form module:function.")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's module raises while it is imported
-        raise ConfigError(
-            f"head {head!r}: the module of target={target!r} cannot be imported ({type(error).__name__}: {error}); "
-            "install it, or put its folder on PYTHONPATH."
-        ) from error
-    function = module
-    for part in function_name.split("."):
-        if not hasattr(function, part):
-            raise ConfigError(f"head {head!r}: module {module_name!r} has no {function_name!r} (target={target!r}).")
-        function = getattr(function, part)
+    """The function that `target` names; ConfigError when there is none."""
+    function = load_target(target, where=f"head {head!r}: target", what="function")
     if not callable(function):
-        raise ConfigError(f"head {head!r}: {target!r} is a {type(function).__name__}, not a function.")
+        raise ConfigError(f"head {head!r}: target={target!r} is a {type(function).__name__}, not a function.")
     return function
 
 

@@ -12,6 +12,7 @@ from negalign_ray.config import Config
 from negalign_ray.settings import Tree
 from negalign_ray.settings.comparison import differences
 from negalign_ray.settings.explain import shown
+from negalign_ray.user_code import file_of
 
 Sections = dict[str, Sequence[str] | None]  # section -> names; None = all of the section
 # Settings that change no result of a run that took all its steps.
@@ -20,6 +21,7 @@ WITHOUT_EFFECT: Sections = {
     "deadlines": None,
     "guards": None,
     "checkpoints": None,
+    "report": None,
 }
 _PLACE = ("cpus", "gpus", "threads", "labels")
 # Settings that a resumed run may change: what is measured, and where and how fast work is done. Rounding may differ.
@@ -29,7 +31,7 @@ HARMLESS_ON_RESUME: Sections = WITHOUT_EFFECT | {
     "follow": None,
     "samplers": (
         *(*_PLACE, "num", "tensor_parallel_size", "gpu_memory_utilization", "kv_cache_gib", "max_num_seqs"),
-        "orders_per_call",
+        *("orders_per_call", "autoscale"),
     ),
     "scorers": (*_PLACE, "num", "max_batch_wait_s"),
     "references": (*_PLACE, "num", "micro_batch_tokens", "cache_size"),
@@ -83,8 +85,10 @@ def _inputs(value: Any, name: str = "") -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from _inputs(inner, name)
-    elif isinstance(value, str) and name.endswith(NAMES_A_FILE) and Path(value).exists():
-        yield value
+    elif isinstance(value, str) and name.endswith(NAMES_A_FILE):
+        file = file_of(value)  # of path/to/file.py:NAME
+        if file is not None or Path(value).exists():
+            yield value if file is None else str(file)
 
 
 def _digest(path: Path) -> str:

@@ -131,6 +131,8 @@ def _kind(schema: Mapping[str, Any]) -> str:
         case "array":
             parts = schema.get("prefixItems")
             return f"list of {len(parts)}: {_kind(parts[0])}" if parts else f"list of {_kind(schema['items'])}"
+        case "object":
+            return "pairs {name: value}"
         case "string":
             return "path" if schema.get("format") == "path" else "text"
     return schema["type"]

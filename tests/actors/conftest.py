@@ -24,6 +24,7 @@ TOY = (
     "learners.dtype=float32",
     "model.dtype=float32",
     "evaluation.enabled=false",
+    "evaluation.num_overrefusal=2",
     "samplers.cpus=0.1",
     "learners.cpus=0.1",
     "references.threads=1",

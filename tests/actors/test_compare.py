@@ -190,9 +190,9 @@ def test_a_base_is_answered_and_priced_once_and_every_item_is_saved_for_pairing(
     sides = []
     for name in ("first", "second"):
         evaluation = FakeEvaluation(
-            plan, nats={"base": 1.0, "policy": 2.0}, base_path=plan.model_path, cache_dir=tmp_path / "base"
+            plan, nats={"base": 1.0, "policy": 2.0}, base_path=plan.model_path, base_cache=tmp_path / "base"
         )
-        before, after = evaluation.answer_base(generate), evaluation.answer(generate)
+        before, after = evaluation.answer(generate, model=plan.model_path), evaluation.answer(generate)
         saved = tmp_path / name / SIDES_FILE
         saved.parent.mkdir()
         plan.config.run_dir.mkdir(exist_ok=True)
@@ -200,7 +200,8 @@ def test_a_base_is_answered_and_priced_once_and_every_item_is_saved_for_pairing(
         sides.append({side: Side.from_json(values) for side, values in json.loads(saved.read_text()).items()})
         assert summary["before"]["kl_per_token"] == 0.0
         assert summary["after"]["kl_per_token"] == pytest.approx(-1.0)
-        assert evaluation.priced == (["base", "policy"] if name == "first" else ["policy"])
+        asked = [("policy", "response_logprobs"), ("policy", "response_entropies")]
+        assert evaluation.asked == [*([("base", method) for _, method in asked] if name == "first" else []), *asked]
     assert len(calls) == 3, "the base was asked once, the policy twice"
     assert sides[0] == sides[1]
 

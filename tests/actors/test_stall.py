@@ -58,9 +58,11 @@ def test_the_report_has_what_the_conductor_knows_what_ray_says_and_every_stack()
     who = Activity("learner", 1, "trains on step 3", 40.0, works=True)
     idle = Activity("sampler", 0, "idle", 41.0, works=False, weight_version=2)
     processes = [RoleProcess("learner-1", 7, "n" * 40, "a1"), RoleProcess("sampler-0", 8, "m" * 40, "a2")]
-    text = stall_text([who, idle], who, processes, {"learner-1": "ALIVE"}, {"learner-1": "Thread ...\n"}, still_s=40.0)
+    told = [f"{who}, in a process that gives no sign"]
+    text = stall_text([who, idle], told, processes, {"learner-1": "ALIVE"}, {"learner-1": "Thread ...\n"}, still_s=40.0)
     assert text.splitlines() == [
-        "Nothing has moved for 40 s. Held up by learner[1]: trains on step 3 for 40 s.",
+        "Nothing has moved for 40 s. Held up by:",
+        "  learner[1]: trains on step 3 for 40 s, in a process that gives no sign",
         "",
         "What the conductor knows:",
         "  learner[1]: trains on step 3 for 40 s",

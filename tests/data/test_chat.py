@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negalign_ray.data.chat import ChatTokenizer, load_chat, load_tokenizer
+from negalign_ray.data.chat import ChatTokenizer, load_chat, load_tokenizer, require_same_tokens
 from negalign_ray.errors import DataError, ModelError
 from tests.toy import CHAT_TEMPLATE, make_toy_tokenizer
 
@@ -191,3 +191,22 @@ def test_checking_data_needs_no_torch(toy_model):
         f"chat.load_chat({str(toy_model)!r}); assert 'torch' not in sys.modules, 'torch was imported'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_model_with_another_vocabulary_is_refused(toy_model, tmp_path, caplog):
+    require_same_tokens(toy_model, toy_model, setting="references.rpos")
+    tokenizer = make_toy_tokenizer()
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"references\.rpos=.* vocabulary of 305 tokens .* policy's \(304\)"):
+        require_same_tokens(tmp_path, toy_model, setting="references.rpos")
+    assert not caplog.records
+
+
+def test_a_model_with_another_chat_template_is_warned_of(toy_model, tmp_path, caplog):
+    tokenizer = make_toy_tokenizer()
+    tokenizer.chat_template = TRIMS
+    tokenizer.save_pretrained(tmp_path)
+    require_same_tokens(tmp_path, toy_model, setting="references.rpos")
+    [warning] = caplog.messages
+    assert "another chat template" in warning

@@ -141,7 +141,9 @@ def test_a_damaged_file_is_noticed_and_the_checkpoint_before_it_is_used(tmp_path
 def test_when_every_checkpoint_is_torn_the_error_says_so_instead_of_starting_anew(tmp_path):
     save(store(tmp_path), 10)
     cut(tmp_path / "checkpoints" / "step-00000010" / "rollout.json")
-    with pytest.raises(CheckpointError, match=r"none of the checkpoints .* is intact \(step-00000010\)"):
+    with pytest.raises(
+        CheckpointError, match=r"none of the 1 checkpoints .* is intact.*step-00000010 is torn: rollout\.json has"
+    ):
         store(tmp_path).newest_intact()
 
 

@@ -52,6 +52,15 @@ def test_summed_logprobs_equal_a_plain_forward_pass_in_the_order_of_the_response
     assert priced[3][0] == 0.0
 
 
+def test_summed_entropies_equal_a_plain_forward_pass(frozen, toy_model):
+    measured = frozen.response_entropies(GROUPS)
+    assert [len(values) for values in measured] == [3, 1, 0, 2]
+    for one, values in zip(GROUPS, measured, strict=True):
+        for response, value in zip(one.responses, values, strict=True):
+            rows = logprob_rows(toy_model, one.prompt.token_ids, response.token_ids)
+            assert value == pytest.approx(-(rows.exp() * rows).sum().item(), abs=1e-3)
+
+
 @pytest.mark.parametrize(("micro_batch_tokens", "max_row_tokens"), [(1, 1), (20, 64), (4096, 512)])
 def test_batching_does_not_change_the_logprobs(frozen, toy_model, micro_batch_tokens, max_row_tokens):
     other = FrozenModel(

@@ -5,7 +5,14 @@ import math
 import pytest
 
 from negalign_ray.data.choices import ChoiceQuestion
-from negalign_ray.evaluation.measure import Answered, groups_to_price, measure
+from negalign_ray.evaluation.measure import (
+    Answered,
+    Thoughts,
+    groups_said,
+    groups_to_price,
+    measure,
+    measure_answers,
+)
 from negalign_ray.evaluation.pricing import PriceBook
 from negalign_ray.evaluation.probes import Probes, draw_questions, priced_set
 from negalign_ray.evaluation.side import Choices
@@ -31,6 +38,7 @@ PROBES = Probes(
     human_benign=priced_set(HARMFUL, Role.POSITIVE),
     packaged_benign=priced_set(BENIGN, Role.POSITIVE),
     choices=QUESTIONS,
+    overrefusal_prompts=(prompt(4),),
 )
 
 
@@ -38,8 +46,8 @@ def said(*token_ids):
     return tuple(Generation(ids, (0.0,) * len(ids), "stop", f"text {ids}") for ids in token_ids)
 
 
-BEFORE = Answered(harmful=said((80,), (81, 82)), benign=said((83,)))
-AFTER = Answered(harmful=said((90,), ()), benign=said((91, 92)))  # one answer is empty
+BEFORE = Answered(harmful=said((80,), (81, 82)), benign=said((83,)), overrefusal=said((84,)))
+AFTER = Answered(harmful=said((90,), ()), benign=said((91, 92)), overrefusal=said((93,)))  # one answer is empty
 
 
 def flat(nats_per_token):
@@ -49,6 +57,13 @@ def flat(nats_per_token):
 
 def no_scores(pairs):
     return {}
+
+
+def thoughts(nats_per_token, *, said=BEFORE):
+    groups = groups_to_price(PROBES, BEFORE, AFTER)
+    return Thoughts(
+        PriceBook.of(groups, flat(nats_per_token)), PriceBook.of(groups_said(PROBES, said), flat(-nats_per_token / 2))
+    )
 
 
 def test_both_models_are_asked_the_same_and_everything_once():
@@ -63,12 +78,11 @@ def test_both_models_are_asked_the_same_and_everything_once():
 
 
 def test_each_side_is_priced_by_its_own_model_and_its_answers_by_the_base_too():
-    groups = groups_to_price(PROBES, BEFORE, AFTER)
-    base, policy = PriceBook.of(groups, flat(1.0)), PriceBook.of(groups, flat(2.0))
-    side = measure(PROBES, AFTER, BEFORE, model=policy, base=base, score=no_scores)
+    side = measure(PROBES, AFTER, BEFORE, model=thoughts(2.0, said=AFTER), base=thoughts(1.0), score=no_scores)
     assert side.harmful.logprobs == (-2.0, 0.0)
     assert side.harmful.ref_logprobs == (-1.0, 0.0)
     assert side.benign.logprobs == (-4.0,)
+    assert (side.harmful.entropies, side.benign.entropies) == ((1.0, 0.0), (2.0,))  # of its own answers, by itself
     assert side.negatives.logprobs == (-4.0, -2.0)
     assert side.human_benign.logprobs == (-2.0,)
     assert side.own_answers.logprobs == (-2.0, -4.0)  # what the base said, by the policy
@@ -77,18 +91,44 @@ def test_each_side_is_priced_by_its_own_model_and_its_answers_by_the_base_too():
 
 
 def test_scores_belong_to_the_texts_of_the_side():
-    groups = groups_to_price(PROBES, BEFORE)
-    book = PriceBook.of(groups, flat(1.0))
-    side = measure(
-        PROBES, BEFORE, BEFORE, model=book, base=book, score=lambda pairs: {"length": [len(a) for _, a in pairs]}
-    )
+    side = measure(PROBES, BEFORE, BEFORE, model=thoughts(1.0), base=thoughts(1.0), score=lengths)
     assert side.harmful.scores == {"length": (len("text (80,)"), len("text (81, 82)"))}
 
 
+def lengths(pairs):
+    return {"length": [len(answer) for _, answer in pairs]}
+
+
+def test_answers_come_apart_as_the_prompts_were_asked():
+    generations = [*AFTER.harmful, *AFTER.benign, *AFTER.overrefusal]
+    assert [prompt.prompt_id for prompt in PROBES.asked] == [1, 2, 3, 4]
+    assert Answered.of(PROBES, generations) == AFTER
+    assert list(AFTER.said) == generations
+
+
+def test_prompts_that_sound_unsafe_are_neither_scored_nor_priced():
+    refusal = (Generation((95,), (0.0,), "stop", "I cannot help with that."),)
+    refused = Answered(AFTER.harmful, AFTER.benign, refusal)
+    side = measure(PROBES, refused, BEFORE, model=thoughts(2.0, said=AFTER), base=thoughts(1.0), score=lengths)
+    assert (side.overrefusal.scores, side.overrefusal.logprobs) == ({}, None)
+    assert summarise(side, None, heads=(), resamples=50)["before"]["overrefusal_frac"] == 1.0
+
+
+def test_answers_alone_have_scores_refusals_and_style_and_no_likelihoods():
+    first = PROBES.first(1)
+    assert [prompt.prompt_id for prompt in first.asked] == [1, 3, 4]
+    side = measure_answers(first, Answered.of(first, said((80, 81), (83,), (84,))), score=lengths)
+    before = summarise(side, None, heads=(), resamples=50)["before"]
+    assert before["mean_length_tokens"] == 2.0
+    assert {"overrefusal_frac", "refusal_frac_benign_prompts", "distinct_1"} <= set(before)
+    assert not {"negatives_logprob", "kl_per_token", "entropy_per_token", "benign_perplexity"} & set(before)
+
+
 def test_a_model_that_did_not_change_differs_by_exactly_nothing():
-    groups = groups_to_price(PROBES, BEFORE, BEFORE)
-    base, policy = PriceBook.of(groups, flat(1 / 3)), PriceBook.of(groups, flat(1 / 3))
-    first, second = (measure(PROBES, BEFORE, BEFORE, model=book, base=base, score=no_scores) for book in (base, policy))
+    base, policy = thoughts(1 / 3), thoughts(1 / 3)
+    first, second = (
+        measure(PROBES, BEFORE, BEFORE, model=model, base=base, score=no_scores) for model in (base, policy)
+    )
     summary = summarise(first, second, heads=(), resamples=50)
     assert {item["mean"] for item in summary["difference"].values()} == {0.0}
     assert summary["after"]["benign_perplexity"] == pytest.approx(math.exp(1 / 3))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +27,12 @@ def test_before_t0_the_initial_model_serves_and_nothing_is_published():
     schedule = online(start=3)
     assert [schedule.oldest_allowed(step) for step in range(6)] == [0, 0, 0, 3, 4, 5]
     assert [version for version in range(6) if schedule.publishes(version)] == [3, 4, 5]
+
+
+def test_versions_for_an_evaluation_alone_are_published_besides():
+    schedule = replace(online(start=5), also_every=2)
+    assert [version for version in range(7) if schedule.publishes(version)] == [2, 4, 5, 6]
+    assert [schedule.oldest_allowed(step) for step in range(7)] == [0, 0, 0, 0, 0, 5, 6]
 
 
 def test_asynchronous_sampling_never_uses_a_half_trained_model_from_before_t0():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from negalign_ray.loops.watchdog import Activity, ActivityBook, Watchdog, culprit
+from negalign_ray.loops.watchdog import Activity, ActivityBook, Watchdog, suspects
 
 
 class Clock:
@@ -98,6 +98,16 @@ def test_the_seconds_of_work_add_up_and_overlapping_calls_count_once(book, clock
     assert busy_s(book) == {"scorer": 11.0}
 
 
+def test_a_role_that_has_left_is_named_no_more_even_when_its_call_ends_afterwards(book):
+    with book.call("sampler", 0, "sample"):
+        pass
+    with book.call("sampler", 1, "start"):
+        book.leave("sampler", 1)
+    assert shown(book) == ["sampler[0]: idle for 0 s"]
+    with book.call("sampler", 1, "start"):
+        assert shown(book)[1] == "sampler[1]: start for 0 s", "another one of its rank is known again"
+
+
 def test_a_learner_that_waits_does_not_work(book, clock):
     for _ in range(2):
         book.says("learner", 0, "waits for a batch", works=False)
@@ -109,9 +119,10 @@ def test_a_learner_that_waits_does_not_work(book, clock):
     assert busy_s(book) == {"learner": 8.0}
 
 
-def test_the_culprit_is_who_has_worked_longest_never_who_waits():
+def test_suspects_are_those_who_work_the_longest_first_never_those_who_wait():
     waits = Activity("learner", 0, "waits for the batch of step 3", 500.0, works=False)
-    works = Activity("sampler", 1, "sample", 430.0, works=True)
-    others = [Activity("learner", 1, "trains on step 2", 2.0, works=True), Activity("scorer", 0, "idle", 900.0, False)]
-    assert culprit([waits, works, *others]) == works
-    assert culprit([waits]) is None
+    works = Activity("sampler", 1, "sample call", 430.0, works=True)
+    since = Activity("learner", 1, "trains on step 2", 2.0, works=True)
+    idle = Activity("scorer", 0, "idle", 900.0, works=False)
+    assert suspects([waits, since, works, idle]) == [works, since]
+    assert suspects([waits, idle]) == []

@@ -1,10 +1,12 @@
 """Chunked log-probs equal log_softmax, values and gradients."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from negalign_ray.models.logprob_head import LogprobHead, token_logprobs
+from negalign_ray.models.logprob_head import LogprobHead, next_token_entropies, token_logprobs
 
 
 def inputs(*, positions=7, hidden=5, vocabulary=11, dtype=torch.float32):
@@ -76,3 +78,17 @@ def test_the_head_shares_its_parameter_and_still_gives_plain_logits():
     assert head.weight is linear.weight
     assert [name for name, _ in head.named_parameters()] == ["weight"]
     torch.testing.assert_close(head(x), linear(x))
+
+
+def test_entropies_are_those_of_a_softmax_worked_out_by_hand():
+    logits = torch.tensor([[0.0, 0.0], [0.0, math.log(3)], [0.0, 2000.0]])
+    entropy_P = next_token_entropies(logits, torch.eye(2), chunk_tokens=2)
+    assert entropy_P.tolist() == pytest.approx([math.log(2), math.log(4) - 0.75 * math.log(3), 0.0])
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 3, 100])
+def test_entropies_do_not_depend_on_the_chunks(chunk_tokens):
+    h, w, _ = inputs()
+    logprobs = torch.log_softmax(h @ w.t(), -1)
+    expected = -(logprobs.exp() * logprobs).sum(-1)
+    torch.testing.assert_close(next_token_entropies(h, w, chunk_tokens=chunk_tokens), expected.detach())

@@ -259,10 +259,35 @@ def test_a_malformed_url_is_shown_without_its_secrets():
     assert "ftp://host/path" in str(caught.value)
 
 
-def test_messages_show_neither_credentials_nor_query(serve):
+@pytest.mark.parametrize(
+    "url", ["http://user:pw@host/score", "http://host/score?api_key=pw", "https://h/?a=1&Token=pw"]
+)
+def test_a_url_with_a_secret_is_refused_because_settings_are_written_to_files(url):
+    with pytest.raises(ConfigError, match=r"holds .* written to config\.yaml.*token_env") as caught:
+        check_head(http_config(url))
+    assert "pw" not in str(caught.value).replace("passw", "")
+
+
+def test_messages_do_not_show_the_query(serve):
     server = serve(status(500))
-    url = server.url.replace("http://", "http://user:secret@") + "?token=secret"
-    check_head(http_config(url))
     with pytest.raises(ScoreError) as caught:
-        build_head(http_config(url, max_retries=0)).score(PAIRS)
-    assert "secret" not in str(caught.value)
+        build_head(http_config(f"{server.url}?model=hidden", max_retries=0)).score(PAIRS)
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_key_comes_from_the_environment_and_is_shown_nowhere(serve, monkeypatch):
+    seen = []
+
+    def asks_for_a_key(handler, pairs):
+        seen.append(handler.headers["Authorization"])
+        good(handler, pairs)
+
+    server = serve(asks_for_a_key)
+    config = http_config(server.url, token_env="JUDGE_KEY")
+    with pytest.raises(ConfigError, match=r"token_env=JUDGE_KEY names is not set.*every node that runs scorers"):
+        check_head(config)
+    monkeypatch.setenv("JUDGE_KEY", "hidden")
+    head = build_head(config)
+    assert head.score(PAIRS) == [3.0, 5.0, 7.0]
+    assert seen == ["Bearer hidden"]
+    assert "hidden" not in f"{head!r} {config!r}"

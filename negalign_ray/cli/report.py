@@ -1,0 +1,17 @@
+"""`negalign-ray report` on the terminal: where the file is, and what it left out."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from negalign_ray.report import FILE_NAME, write_report
+
+
+def make_report(runs: list[Path], *, file: Path | None, max_samples: int, out: Console) -> None:
+    """Raises DataError when a folder is no run."""
+    file = file or (runs[0] / FILE_NAME if len(runs) == 1 else Path(FILE_NAME))
+    samples = write_report(runs, file, max_samples=max_samples)
+    out.print(file, markup=False, highlight=False, soft_wrap=True)
+    for what, kept in (("evaluated prompts", samples.evaluation), ("training groups", samples.training)):
+        if kept.kept < kept.whole:
+            out.print(f"{kept.kept} of {kept.whole} {what} are embedded.", highlight=False)

@@ -1,0 +1,28 @@
+"""A report of one run or several: a single HTML file that works from the disk.
+
+run directories --read--> RunFiles --verdict, outcome, curves, times, timeline, facts, samples--> page --> report.html
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from negalign_ray.report.page import render
+from negalign_ray.report.read import read_runs
+from negalign_ray.report.samples import PackedSamples, pack_samples
+
+FILE_NAME = "report.html"
+
+
+def write_report(runs: Sequence[Path], out: Path, *, max_samples: int) -> PackedSamples:
+    """Write the file `out`, and return what it holds of the runs' samples. DataError: one of `runs` is no run.
+
+    `max_samples` bounds the prompts whose texts are embedded, of all runs together; 0 leaves every text out.
+    """
+    read = read_runs(runs)
+    samples = pack_samples(read, max_samples=max_samples)
+    text = render(read, samples)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f"{out.name}.tmp")
+    temporary.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+    temporary.replace(out)
+    return samples

@@ -1,0 +1,117 @@
+"""The harness's command, its results and its failures; a stand-in process takes the place of the harness."""
+
+import json
+import stat
+import sys
+
+import pytest
+
+from negalign_ray.errors import ConfigError, RoleError, StallError
+from negalign_ray.evaluation.lm_eval import LmEval, metrics_of
+
+RESULTS = {
+    "results": {
+        "arc_easy": {
+            "alias": "arc_easy",
+            "acc,none": 0.5,
+            "acc_stderr,none": 0.125,
+            "acc_norm,none": 0.25,
+            "acc_norm_stderr,none": "N/A",
+            "exact_match,strict": 1,
+        },
+        "group": {"alias": " - group", " ": " "},
+    }
+}
+
+
+def harness(folder, *, body):
+    """A program in the place of python: it gets `-m lm_eval ...` and runs `body` with `out` = the output folder."""
+    path = folder / "harness"
+    path.write_text(
+        f"#!{sys.executable}\nimport json, pathlib, sys, time\n"
+        "out = pathlib.Path(sys.argv[sys.argv.index('--output_path') + 1]) / 'model'\n"
+        f"{body}\n"
+    )
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+WRITES = f"""
+out.mkdir(parents=True, exist_ok=True)
+calls = out.parent / "calls"
+calls.write_text((calls.read_text() if calls.exists() else "") + "x")
+(out / "results_2026.json").write_text({json.dumps(json.dumps(RESULTS))})
+"""
+
+
+def run(lm_eval, folder, *, deadline_s=60.0, model="model"):
+    return lm_eval.run(folder / model, out=folder / "out", device="cpu", dtype="float32", deadline_s=deadline_s)
+
+
+def test_the_command_names_the_folder_the_tasks_and_no_remote_code(tmp_path):
+    lm_eval = LmEval(("arc_easy", "piqa"), ("--limit", "100"), python="python")
+    command = lm_eval.command(tmp_path / "a,b", out=tmp_path / "out", device="cpu", dtype="bfloat16")
+    assert command[:5] == ["python", "-m", "lm_eval", "--model", "hf"]
+    options = dict(zip(command[3::2], command[4::2], strict=True))
+    assert json.loads(options["--model_args"]) == {
+        "pretrained": f"{tmp_path}/a,b",
+        "dtype": "bfloat16",
+        "trust_remote_code": False,
+    }
+    assert (options["--tasks"], options["--device"], options["--limit"]) == ("arc_easy,piqa", "cpu", "100")
+    assert options["--output_path"] == str(tmp_path / "out")
+
+
+def test_metrics_keep_their_errors_and_lose_what_is_no_number():
+    assert metrics_of(RESULTS) == {
+        "arc_easy": {
+            "acc": {"value": 0.5, "stderr": 0.125},
+            "acc_norm": {"value": 0.25, "stderr": None},
+            "exact_match (strict)": {"value": 1.0, "stderr": None},
+        }
+    }
+
+
+def test_results_are_read_and_the_same_command_is_not_run_twice(tmp_path):
+    lm_eval = LmEval(("arc_easy",), python=harness(tmp_path, body=WRITES))
+    assert run(lm_eval, tmp_path)["arc_easy"]["acc"]["value"] == 0.5
+    assert run(lm_eval, tmp_path) == metrics_of(RESULTS)
+    assert (tmp_path / "out" / "calls").read_text() == "x"
+    run(lm_eval, tmp_path, model="other")
+    assert (tmp_path / "out" / "calls").read_text() == "xx"
+
+
+def test_a_harness_that_fails_says_its_last_line(tmp_path):
+    lm_eval = LmEval(("arc",), python=harness(tmp_path, body="print('one'); sys.exit('Tasks not found: arc')"))
+    with pytest.raises(RoleError, match=r"lm_eval\[0\]: it ended with status 1: Tasks not found: arc \(log: "):
+        run(lm_eval, tmp_path)
+    assert not (tmp_path / "out" / "command.json").exists()
+
+
+def test_a_harness_that_writes_nothing_is_a_failure(tmp_path):
+    with pytest.raises(RoleError, match="wrote no results"):
+        run(LmEval(("arc",), python=harness(tmp_path, body="")), tmp_path)
+
+
+@pytest.mark.timeout(60)
+def test_a_harness_that_hangs_meets_its_deadline(tmp_path):
+    with pytest.raises(StallError, match=r"deadlines\.lm_eval_s=0\.3 s"):
+        run(LmEval(("arc",), python=harness(tmp_path, body="time.sleep(600)")), tmp_path, deadline_s=0.3)
+
+
+def test_without_the_harness_the_command_that_installs_it_is_shown():
+    with pytest.raises(ConfigError, match=r"not installed; `pip install 'negalign-ray\[lm-eval\]'`"):
+        LmEval(("arc",)).require_installed(is_installed=lambda: False)
+    LmEval(("arc",)).require_installed(is_installed=lambda: True)
+
+
+@pytest.mark.parametrize("tasks", [(), ("",), ("arc", "")])
+def test_no_task_is_refused(tasks):
+    with pytest.raises(ConfigError, match="names no task"):
+        LmEval(tasks)
+
+
+@pytest.mark.parametrize("options", [("--model", "vllm"), ("--output_path=x",), ("-t", "arc")])
+def test_options_that_this_command_sets_are_refused(options):
+    with pytest.raises(ConfigError, match="is set by this command"):
+        LmEval(("arc",), options)

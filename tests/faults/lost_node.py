@@ -1,0 +1,71 @@
+"""A run on three Ray nodes of this machine, one of which is lost; in a process of its own.
+
+    python -m tests.faults.lost_node sampler CONFIG     the node of sampler 0, of a scorer or of a reference
+    python -m tests.faults.lost_node learner CONFIG     the node of the learner
+
+The last line is what became of the run, as JSON.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+
+from negalign_ray.actors.resume import find_checkpoint
+from negalign_ray.actors.run import resume, train
+from negalign_ray.actors.stall import find_processes
+from negalign_ray.config import Config
+from negalign_ray.errors import RoleError
+from negalign_ray.settings import load_config
+from tests.faults.harness import Scene, events, sabotage
+
+STORE_BYTES = 128 * 1024**2
+DOING = {"sampler": "sample call", "learner": "trains on step"}
+
+
+def start_nodes() -> tuple[Cluster, dict[str, Any]]:
+    """The driver's node, and two for the roles under test; by node id."""
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 2, "object_store_memory": STORE_BYTES, "include_dashboard": True},
+    )
+    others = [cluster.add_node(num_cpus=2, object_store_memory=STORE_BYTES, labels={"role": "away"}) for _ in range(2)]
+    ray.init(address=cluster.address, log_to_driver=False)
+    return cluster, {node.node_id: node for node in others}
+
+
+def lose_node_of(role: str, config: Config, cluster: Cluster, nodes: dict[str, Any]):
+    def strike(scene: Scene) -> None:
+        scene.wait_for_step(2)
+        scene.wait_while_it(DOING[role], role=role, for_s=0.0)
+        where = next(each.node_id for each in find_processes(config.run_dir) if each.name == f"{role}-0")
+        cluster.remove_node(nodes[where], allow_graceful=False)
+
+    return strike
+
+
+def main() -> None:
+    role, file = sys.argv[1:]
+    config = load_config(file=Path(file))
+    cluster, nodes = start_nodes()
+    told: dict[str, Any] = {}
+    try:
+        with sabotage(config, lose_node_of(role, config, cluster, nodes)) as saboteur:
+            told["summary"] = train(config)
+        told["seconds"] = saboteur.seconds_to_next_step
+    except RoleError as error:
+        told |= {"role": error.role, "error": str(error), "notes": error.__notes__}
+        told["seconds"] = saboteur.seconds_since()
+        again = find_checkpoint(config.run_dir)
+        told |= {"resumed_from": again.checkpoint.step, "summary": resume(again)}
+    told["replaced"] = sorted(row["role"] for row in events(config, "replace"))
+    ray.shutdown()
+    cluster.shutdown()
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""A whole node is lost: its roles start again on another one, or the run ends with a typed error and is resumed."""
+
+import pytest
+
+from negalign_ray.settings import dump_config
+from tests.faults.harness import LONG_ANSWERS, require_sound, run_alone
+
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(600)]
+AWAY = "={role: away}"
+
+
+def test_roles_of_a_lost_node_start_again_on_another_one(toy_config, tmp_path, report):
+    config = toy_config(
+        *(*LONG_ANSWERS, "learners.steps=5", "samplers.num=2", "deadlines.sample_s=120"),
+        *(f"{section}.labels{AWAY}" for section in ("samplers", "scorers", "references")),
+    )
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    told = run_alone("lost_node", "sampler", tmp_path / "config.yaml")
+    assert "error" not in told
+    require_sound(config, told["summary"])
+    assert "sampler" in told["replaced"]
+    fault = "a node is lost, with samplers on it"
+    report(fault, ended="goes on", seconds=told["seconds"], config=config, summary=told["summary"])
+
+
+def test_a_lost_node_with_the_learner_ends_the_run_with_its_name_and_it_goes_on_elsewhere(toy_config, tmp_path, report):
+    config = toy_config("learners.steps=5", "checkpoints.every=1", f"learners.labels{AWAY}")
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    told = run_alone("lost_node", "learner", tmp_path / "config.yaml")
+    assert told["role"] == "learner"
+    assert told["error"].startswith("learner[0]: The actor died")
+    assert "--resume" in told["notes"][0]
+    assert told["resumed_from"] >= 1
+    require_sound(config, told["summary"])
+    report("a node is lost, with the learner on it", ended="error, resumed", seconds=told["seconds"], config=config)

@@ -1,0 +1,81 @@
+"""A sampler, scorer or reference dies or hangs in the middle of its work: it is replaced and the run goes on."""
+
+import pytest
+
+from negalign_ray.actors.run import train
+from tests.faults.harness import LONG_ANSWERS, Scene, events, freeze, kill, require_sound, sabotage
+
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(400)]
+CALLS = {"sampler": "sample call", "scorer": "score call", "reference": "reference call"}
+PROCESSES = {"sampler": "sampler-0", "scorer": "scorer-0", "reference": "reference-rpos-0"}
+SLOW_HEAD = '[{"name": "words", "kind": "python", "target": "tests.faults.heads:takes_a_second"}]'
+
+
+def strike(role: str, how):
+    """At a call of the second step: the first one is also that of the warm-up."""
+
+    def act(scene: Scene) -> None:
+        scene.wait_for_step(1)
+        scene.wait_while_it(CALLS[role], role=role)
+        how(scene.pid(PROCESSES[role]))
+
+    return act
+
+
+def test_a_sampler_killed_mid_generation_is_replaced_and_its_orders_are_issued_again(toy_config, report):
+    config = toy_config(*LONG_ANSWERS)
+    with sabotage(config, strike("sampler", kill)) as saboteur:
+        summary = train(config)
+    require_sound(config, summary)
+    assert "its worker process has died" in events(config, "fault")[0]["reason"]
+    assert [row["role"] for row in events(config, "replace")] == ["sampler"]
+    seconds = saboteur.seconds_to_next_step
+    report("kill -9 of a sampler while it writes", ended="goes on", seconds=seconds, config=config, summary=summary)
+
+
+@pytest.mark.slow
+def test_a_vllm_sampler_killed_mid_generation_is_replaced(toy_config, report):
+    config = toy_config(*LONG_ANSWERS, "samplers.engine=vllm")
+    with sabotage(config, strike("sampler", kill)) as saboteur:
+        summary = train(config)
+    require_sound(config, summary)
+    seconds = saboteur.seconds_to_next_step
+    report("the same, vLLM", ended="goes on", seconds=seconds, config=config, summary=summary)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_a_sampler_that_hangs_is_replaced_after_its_deadline(toy_config, report, engine):
+    config = toy_config(*LONG_ANSWERS, "deadlines.sample_s=30", f"samplers.engine={engine}")
+    with sabotage(config, strike("sampler", freeze)) as saboteur:
+        summary = train(config)
+    require_sound(config, summary)
+    assert "no answer within deadlines.sample_s=30 s" in events(config, "fault")[0]["reason"]
+    fault = f"a sampler hangs ({engine}); deadlines.sample_s=30"
+    report(fault, ended="goes on", seconds=saboteur.seconds_to_next_step, config=config, summary=summary)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ["scorer", "reference"])
+def test_a_scorer_or_reference_killed_at_work_is_replaced_and_asked_again(toy_config, report, role):
+    config = toy_config(f"scorers.heads={SLOW_HEAD}", "references.cache_size=0")
+    with sabotage(config, strike(role, kill)) as saboteur:
+        summary = train(config)
+    require_sound(config, summary)
+    assert [row["role"] for row in events(config, "replace")] == [role]
+    assert summary["orders"] == {"issued": 12, "trained": 12}, "the call was repeated, no group was lost"
+    fault = f"kill -9 of a {role} at work"
+    report(fault, ended="goes on", seconds=saboteur.seconds_to_next_step, config=config, summary=summary)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ["scorer", "reference"])
+def test_a_scorer_or_reference_that_hangs_is_replaced_after_its_deadline(toy_config, report, role):
+    deadlines = ("deadlines.score_s=15", "deadlines.reference_s=15")
+    config = toy_config(f"scorers.heads={SLOW_HEAD}", "references.cache_size=0", *deadlines)
+    with sabotage(config, strike(role, freeze)) as saboteur:
+        summary = train(config)
+    require_sound(config, summary)
+    assert "=15 s" in events(config, "fault")[0]["reason"]
+    fault = f"a {role} hangs; its deadline is 15 s"
+    report(fault, ended="goes on", seconds=saboteur.seconds_to_next_step, config=config, summary=summary)
