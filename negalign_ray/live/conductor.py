@@ -36,8 +36,8 @@ class ConductorSource:
     def look(self) -> RunFacts:
         overview, now_s = self._run.status(), self._now_s()
         self._record.refresh()
-        if len(self._record.rows) != self._newest[0]:
-            self._newest = len(self._record.rows), now_s
+        if len(self._record.steps) != self._newest[0]:
+            self._newest = len(self._record.steps), now_s
         self._busy.add(now_s, {(role.role, role.rank): role.busy_s for role in overview.roles})
         queues = overview.queues
         return self._record.facts(
@@ -50,7 +50,7 @@ class ConductorSource:
         )
 
     def _roles(self, overview: "Overview") -> tuple[RoleFacts, ...]:
-        of_role = idle_fracs(self._record.rows, num_actors=Counter(role.role for role in overview.roles))
+        of_role = idle_fracs(self._record.steps, num_actors=Counter(role.role for role in overview.roles))
         return tuple(
             RoleFacts(
                 each.role,

@@ -1,5 +1,6 @@
 """Which metrics are drawn as curves, and their values from the rows of a run."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -37,6 +38,8 @@ LINES = (
     _Line("log-probs", "log-prob bad", "learner/heldout_negative_logprob_nats", "{:+.2f}", "down"),
     _Line("log-probs", "log-prob good", "learner/heldout_positive_logprob_nats", "{:+.2f}", "up"),
     _Line("log-probs", "log-prob benign", "learner/benign_logprob_nats", "{:+.2f}", "up"),
+    _Line("evaluation", "eval refusals", "eval/refusal_frac_harmful_prompts", "{:.0%}"),
+    _Line("evaluation", "eval over-refusal", "eval/overrefusal_frac", "{:.0%}", "down"),
     _Line("health", "KL", "learner/kl_nats", "{:+.3f}"),
     _Line("health", "entropy", "sampler/entropy_nats", "{:.2f}"),
     _Line("health", "repetition", "sampler/repetition_frac", "{:.0%}", "down"),
@@ -50,7 +53,7 @@ _ORIGINS = {  # of own samples: under no instruction, a good or a bad one (NEAT)
     "_sample_positive": " (+)",
     "_sample_negative": " (-)",
 }
-SECTIONS = ("loss", "log-ratios", "log-probs", "rewards", "health")
+SECTIONS = ("loss", "log-ratios", "log-probs", "rewards", "evaluation", "health")
 
 
 def curves_of(rows: Sequence[Row], *, harm_heads: Sequence[str] = ()) -> tuple[Curve, ...]:
@@ -70,9 +73,12 @@ def values_of(rows: Sequence[Row], key: str) -> tuple[float, ...]:
 
 
 def _reward_lines(rows: Sequence[Row], harm_heads: Sequence[str]) -> Iterator[_Line]:
-    """What the reward heads say of the own samples."""
-    keys = {key for row in rows for key in row if key.startswith("scorer/")}
-    for key in sorted(keys):
+    """What reward heads say of the step's own samples, and judges of the answers to held-out prompts."""
+    keys = {key for row in rows for key in row}
+    for key in sorted(key for key in keys if re.fullmatch("eval/[a-z][a-z0-9_]*_score", key)):
+        head = key.removeprefix("eval/").removesuffix("_score")
+        yield _Line("evaluation", f"eval {head}", key, better="down" if head in harm_heads else "up")
+    for key in sorted(key for key in keys if key.startswith("scorer/")):
         head, sample, origin = key.removeprefix("scorer/").rpartition("_sample")
         if sample and sample + origin in _ORIGINS:
             label = f"{head} score{_ORIGINS[sample + origin]}"

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ class FolderSource:
 
     def look(self) -> RunFacts:
         self._record.refresh()
-        goes_on, rows = is_going_on(self._run_dir), self._record.rows
+        goes_on, rows = is_going_on(self._run_dir), self._record.steps
         return self._record.facts(
             name=self._run_dir.resolve().name,
             phase="running" if goes_on else self._ending(),
@@ -52,8 +52,9 @@ class FolderSource:
         """Those that have log files: what each of their actors does is known to the conductor alone."""
         sizes = LogFolder(self._run_dir).sizes()
         logs = {role: [name for name in sizes if name.startswith(f"{role}-")] for role in ROLES}
-        nums = {role: num for role, num in num_actors(self._record.config).items() if logs[role]}
-        shares = idle_fracs(self._record.rows, num_actors=nums)
+        rows = self._record.steps
+        nums = {role: num for role, num in num_actors(self._record.config, rows).items() if logs[role]}
+        shares = idle_fracs(rows, num_actors=nums)
         for role, num in nums.items():
             ages_s = [self._age_s(self._run_dir / "logs" / f"{name}.log") for name in logs[role]]
             yield RoleFacts(
@@ -61,7 +62,7 @@ class FolderSource:
                 None,
                 doing="last line of its log" if goes_on else "",
                 for_s=min(ages_s) if goes_on else None,
-                weight_version=version_of(role, self._record.rows),
+                weight_version=version_of(role, rows),
                 idle_frac=shares.get(role),
                 num=num,
             )
@@ -70,13 +71,14 @@ class FolderSource:
         return max(0.0, self._now_s() - path.stat().st_mtime) if path.exists() else 0.0
 
 
-def num_actors(config: Config) -> dict[str, int]:
-    """In the order of ROLES."""
-    nums = (config.samplers.num, config.scorers.num, config.references.num, 1, config.learners.num)
+def num_actors(config: Config, rows: Sequence[Row]) -> dict[str, int]:
+    """In the order of ROLES. Samplers come and go."""
+    num_samplers = (rows[-1].get("sampler/num") if rows else None) or config.samplers.num
+    nums = (int(num_samplers), config.scorers.num, config.references.num, 1, config.learners.num)
     return dict(zip(ROLES, nums, strict=True))
 
 
-def version_of(role: str, rows: list[Row]) -> int | None:
+def version_of(role: str, rows: Sequence[Row]) -> int | None:
     key = {"sampler": "sampler/version", "learner": "step"}.get(role)
     version = rows[-1].get(key) if rows and key else None
     return None if version is None else int(version)

@@ -52,7 +52,7 @@ class RunRecord:
 
     read: Read
     config: Config = field(init=False)
-    rows: list[Row] = field(default_factory=list)  # in the order of their steps, each step once
+    rows: list[Row] = field(default_factory=list)  # in the order of their steps, lines of one step joined
     events: list[Event] = field(default_factory=list)
     guards: Guards = field(init=False)
 
@@ -61,6 +61,7 @@ class RunRecord:
         if not text:
             raise DataError(f"there is no {CONFIG}: this is no run, or one that has not begun.")
         self.config = load_config(layers=[parse_yaml(text, where=CONFIG)])
+        self._by_step: dict[int, Row] = {}
         self._metrics, self._events = GrowingLines(self.read, METRICS), GrowingLines(self.read, EVENTS)
         self._watch_anew()
 
@@ -68,10 +69,11 @@ class RunRecord:
         restarts = self._metrics.restarts
         rows = [row for line in self._metrics.new() if (row := _row_of(line)) is not None]
         if self._metrics.restarts > restarts:
-            self.rows.clear()
+            self._by_step.clear()
             self._watch_anew()
         for row in rows:
             self._add(row)
+        self.rows = [self._by_step[step] for step in sorted(self._by_step)]
         restarts = self._events.restarts
         events = [event for line in self._events.new() if (event := parse_event(line)) is not None]
         self.events = events if self._events.restarts > restarts else [*self.events, *events]
@@ -88,8 +90,9 @@ class RunRecord:
         note: str = "",
     ) -> RunFacts:
         """`since_s`: how long ago the newest row was written."""
-        config, rows = self.config, self.rows
+        config, rows = self.config, self.steps
         step = int(rows[-1]["step"] or 0) if rows else 0
+        heads = (*config.scorers.heads, *config.evaluation.heads)
         steps_left = 0 if is_over else config.learners.steps - step
         return RunFacts(
             name=name,
@@ -103,18 +106,23 @@ class RunRecord:
             roles=roles,
             queue=queue,
             pace=pace_of(rows, groups_per_step=config.learners.groups_per_step, steps_left=steps_left),
-            curves=curves_of(rows, harm_heads=[h.name for h in config.scorers.heads if h.direction == "harm"]),
+            curves=curves_of(self.rows, harm_heads=[head.name for head in heads if head.direction == "harm"]),
             guards=tuple(self.guards.readings()),
             events=tuple(self.events),
             note=note,
         )
 
+    @property
+    def steps(self) -> list[Row]:
+        """Rows of finished steps: one that only holds an evaluation has no time."""
+        return [row for row in self.rows if row.get("time_s") is not None]
+
     def _add(self, row: Row) -> None:
         step = int(row["step"] or 0)
-        while self.rows and int(self.rows[-1]["step"] or 0) >= step:  # a resumed run makes steps again
-            self.rows.pop()
-        self.rows.append(row)
-        self.guards.observe(step, row)
+        is_new = step not in self._by_step
+        self._by_step.setdefault(step, {}).update(row)
+        if is_new:
+            self.guards.observe(step, row)
 
     def _watch_anew(self) -> None:
         # own_answers reads the metric of kl, whose guard is shown; which methods it sleeps for is theirs to say.

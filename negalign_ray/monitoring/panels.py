@@ -124,6 +124,15 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         _of(
             "Samples under good and bad instructions", "scorer/{head}_sample_positive", "scorer/{head}_sample_negative"
         ),
+        _of("Held-out prompts, by judge", "eval/{head}_score", "eval/{head}_score_benign_prompts"),
+        _of("Share above the judge's threshold", "eval/{head}_rate", "eval/{head}_rate_benign_prompts"),
+        _of(
+            "Refusals",
+            *(
+                f"eval/{what}"
+                for what in ("refusal_frac_harmful_prompts", "refusal_frac_benign_prompts", "overrefusal_frac")
+            ),
+        ),
     ),
     "Health": (
         _of("KL", "learner/kl_nats"),

@@ -39,6 +39,12 @@ def test_the_scores_of_own_samples_are_curves_whatever_the_heads_are_called():
     assert {curve.section for curve in curves} == {"rewards"}
 
 
+def test_judges_of_held_out_prompts_have_curves_of_their_own():
+    rows = [{"step": 0, "eval/judge_score": 0.5, "eval/judge_score_benign_prompts": 0.9, "eval/judge_rate": 0.4}]
+    [curve] = curves_of(rows, harm_heads=["judge"])
+    assert curve == Curve("evaluation", "eval judge", (0.5,), 1, "{:.3f}", "down")
+
+
 def test_every_curve_is_a_metric_of_the_catalogue():
     for line in LINES:
         metric_for(line.key)

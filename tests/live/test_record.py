@@ -72,12 +72,25 @@ def test_rows_events_and_guards_follow_the_files(run_dir, record):
     assert (kl.value, kl.fired) == (0.75, True)
 
 
-def test_a_resumed_run_makes_its_last_steps_again(run_dir, record):
+def test_lines_of_one_step_are_joined_and_the_later_value_wins(run_dir, record):
     add(run_dir / "metrics.jsonl", row(1, loss=0.7) + row(2, loss=0.6) + row(3, loss=0.5))
     record.refresh()
     add(run_dir / "metrics.jsonl", row(2, loss=0.4))
     record.refresh()
-    assert [(each["step"], each["learner/loss"]) for each in record.rows] == [(1, 0.7), (2, 0.4)]
+    assert [(each["step"], each["learner/loss"]) for each in record.rows] == [(1, 0.7), (2, 0.4), (3, 0.5)]
+
+
+def test_an_evaluation_belongs_to_its_step_and_has_no_time_of_its_own(run_dir, record):
+    add(run_dir / "metrics.jsonl", '{"step": 0, "eval/judge_score": 0.75}\n' + row(1) + row(2) + row(3))
+    add(run_dir / "metrics.jsonl", '{"step": 2, "eval/judge_score": 0.5}\n')
+    record.refresh()
+    assert [each.get("eval/judge_score") for each in record.rows] == [0.75, None, 0.5, None]
+    assert [each["step"] for each in record.steps] == [1, 2, 3]
+    facts = record.facts(name="mine", phase="training", is_over=False, roles=(), queue=None)
+    assert (facts.step, facts.time_s) == (3, 30.0)
+    assert facts.pace.groups_per_s == pytest.approx(record.config.learners.groups_per_step / 10.0)
+    [curve] = facts.curves
+    assert (curve.label, curve.values) == ("eval judge", (0.75, 0.5))
 
 
 def test_metrics_that_were_cut_back_are_read_anew(run_dir, record):
