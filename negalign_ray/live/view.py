@@ -230,7 +230,10 @@ def _meter(reading: Reading, width: int) -> Text:
 
 
 def events(facts: RunFacts, width: int) -> Block:
-    lines = tuple(_event_lines(facts.events))
+    """Of checkpoints only the newest: they would push out what went wrong."""
+    newest = next((event for event in reversed(facts.events) if event.kind is EventKind.CHECKPOINT), None)
+    told = tuple(event for event in facts.events if event.kind is not EventKind.CHECKPOINT or event is newest)
+    lines = tuple(_event_lines(told))
     return Block("events", lines[-20:], priority=0, keeps=min(len(lines), 2), keeps_last=True)
 
 

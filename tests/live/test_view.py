@@ -138,6 +138,14 @@ def test_an_ended_run_says_how_it_ended_and_has_no_eta(phase, mark):
     assert "ETA" not in output
 
 
+def test_of_checkpoints_only_the_newest_is_told_and_never_at_the_price_of_a_fault():
+    sealed = [Event(EventKind.CHECKPOINT, f"step-{step} is sealed", time_s=800.0 + step) for step in range(30)]
+    output = shown(facts(events=(*facts().events, *sealed)), width=80, height=24)
+    assert "the actor died" in output
+    assert "step-29 is sealed" in output
+    assert output.count("sealed") == 1
+
+
 def test_a_note_is_part_of_the_header():
     assert "no answer within 5 s" in shown(facts(note="no answer within 5 s"), width=80, height=24)
 
