@@ -34,7 +34,7 @@ lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy negalign_ray
 
 docs: setup
-	@$(BIN)/python -c "from negalign_ray.metrics import catalogue_markdown; print(catalogue_markdown(), end='')" > docs/metrics.md
+	@$(BIN)/python -c "from negalign_ray.monitoring.page import catalogue_markdown; print(catalogue_markdown(), end='')" > docs/metrics.md
 	@$(BIN)/python -c "from negalign_ray.settings.page import settings_markdown; print(settings_markdown(), end='')" > docs/configuration.md
 
 docs-site: setup

@@ -33,6 +33,7 @@ class RunConfig(Section):
     overwrite: bool = False  # False: a run directory that already holds results is refused
     trackers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = ()  # beside metrics.jsonl and TensorBoard; offline,
     # in the run directory (see trackers.py)
+    prometheus: bool = False  # true = metrics also go to the metrics endpoint of Ray (docs/monitoring.md)
 
 
 class ModelConfig(Section):
@@ -236,6 +237,19 @@ class Resources(Section):
     labels: dict[LabelName, LabelValue] = {}  # Ray node labels: the actors run only on nodes that carry them
 
 
+class AutoscaleConfig(Section):
+    """Samplers come and go while the run goes on, one at a time (docs/scaling.md)."""
+
+    min: PositiveInt = 1  # samplers that always stay
+    max: PositiveInt  # samplers at most
+    starving_frac: Annotated[float, Field(gt=0, lt=1)] = 0.2  # one more when learners wait for batches for more than
+    # this share of their time
+    spare_frac: Annotated[float, Field(ge=0, lt=1)] = 0.1  # one less when they wait for less than a quarter of that,
+    # the buffer is full, and without it the other samplers would still be idle for more than this share of their time
+    patience: PositiveInt = 3  # optimizer steps that are averaged for a decision
+    cooldown: NonNegativeInt = 5  # optimizer steps without a decision after the number has changed, and at the start
+
+
 class SamplersConfig(Resources):
     num: PositiveInt = 1  # actors; each takes its share of every step
     engine: Literal["vllm", "transformers"] = "vllm"  # transformers = where vLLM is not installed
@@ -244,6 +258,17 @@ class SamplersConfig(Resources):
     kv_cache_gib: PositiveFloat = 1.0  # CPU only
     max_num_seqs: PositiveInt = 64  # answers generated at once
     orders_per_call: PositiveInt | None = None  # None = a step's orders, split evenly over the samplers
+    autoscale: AutoscaleConfig | None = None  # null = their number changes by hand alone (docs/scaling.md)
+
+    @model_validator(mode="after")
+    def _num_is_within(self):
+        scale = self.autoscale
+        if scale is not None and not scale.min <= self.num <= scale.max:
+            raise ValueError(
+                f"samplers.num={self.num} is not from samplers.autoscale.min={scale.min} to "
+                f"samplers.autoscale.max={scale.max}; the run starts with samplers.num."
+            )
+        return self
 
 
 class HeadConfig(Section):
@@ -524,7 +549,7 @@ class CheckpointsConfig(Section):
 class ReportConfig(Section):
     """The report at the end of a run, <run>/report.html (docs/report.md)."""
 
-    enabled: bool = True  # false = none is written; `negalign-ray report` makes one at any time
+    enabled: bool = True  # false = none is written; `negalign-ray report RUN` makes one at any time
     max_samples: NonNegativeInt = 1000  # prompts whose texts are embedded, covered until clicked; 0 = no texts
 
 

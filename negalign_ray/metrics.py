@@ -1,7 +1,7 @@
 """Every metric of a run: its key, unit, meaning and what a bad value hints at; and the files they are written to.
 
 Keys are `role/name_unit`; nats are natural-log units. To add a metric, add one line to METRICS and run `make docs`
-(`docs/metrics.md` is `catalogue_markdown()`, and a test compares them). No torch here.
+(`monitoring/` writes `docs/metrics.md` and the dashboard from it). No torch here.
 """
 
 import json
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 Row = dict[str, float | int | None]
 FILE_NAME = "metrics.jsonl"
 NONFINITE = "conductor/nonfinite_values"
+TOTAL = "total"  # unit of what is counted since the start of the run
 
 
 class UnknownMetricError(NegalignError):
@@ -243,6 +244,9 @@ METRICS: dict[str, Metric] = {
     "sampler/tokens_per_s": Metric(
         "tokens/s", "New tokens per busy second, all samplers.", "Low: few requests at once; see samplers.max_num_seqs."
     ),
+    "sampler/num": Metric(
+        "count", "Samplers that take orders.", "Below samplers.num: see events.jsonl, why one is gone."
+    ),
     "sampler/busy_s": Metric("s", "Seconds spent generating, summed over samplers.", "Near 0: samplers sit idle."),
     "sampler/length_tokens": Metric(
         "tokens", "Mean length of an answer.", "Drifting up or down by a third: length is being learned, not harm."
@@ -276,7 +280,7 @@ METRICS: dict[str, Metric] = {
     # scorer
     "scorer/busy_s": Metric("s", "Seconds spent scoring, summed over scorers.", "Above learner/step_s: add scorers."),
     "scorer/failed": Metric(
-        "count", "Groups dropped because a head failed for good, so far.", "Above 0: read the scorer's log."
+        TOTAL, "Groups dropped because a head failed for good, so far.", "Above 0: read the scorer's log."
     ),
     "scorer/{head}_sample": Metric(
         "score", "Mean score of the step's own samples by this head.", "Rising for a harm head: training backfires."
@@ -386,39 +390,39 @@ METRICS: dict[str, Metric] = {
         "0..1", "Share of answers to held-out prompts above the judge's threshold.", "Rising for a harm head: as above."
     ),
     # conductor: totals since the start, unless a rate
-    "conductor/orders": Metric("count", "Orders issued so far.", "Far above trained: most work is thrown away."),
-    "conductor/trained": Metric("count", "Groups trained on so far.", "Not rising: see the drops."),
+    "conductor/orders": Metric(TOTAL, "Orders issued so far.", "Far above trained: most work is thrown away."),
+    "conductor/trained": Metric(TOTAL, "Groups trained on so far.", "Not rising: see the drops."),
     "conductor/dropped_stale": Metric(
-        "count", "Groups dropped because they were too old.", "Rising: raise sampling.staleness or add samplers."
+        TOTAL, "Groups dropped because they were too old.", "Rising: raise sampling.staleness or add samplers."
     ),
     "conductor/dropped_gate": Metric(
-        "count", "Groups dropped by the reward gate.", "Most of them: sampling.reward_gate is too strict."
+        TOTAL, "Groups dropped by the reward gate.", "Most of them: sampling.reward_gate is too strict."
     ),
     "conductor/dropped_empty": Metric(
-        "count",
+        TOTAL,
         "Groups left with fewer than sampling.min_samples usable samples.",
         "Rising: samples repeat (collapse).",
     ),
     "conductor/samples_dropped": Metric(
-        "count",
+        TOTAL,
         "Own answers left out so far because they were empty or repeated another answer to their prompt.",
         "A growing share of all answers: the model repeats itself (collapse), or sampling.temperature is too low.",
     ),
     "conductor/samples_gated": Metric(
-        "count",
+        TOTAL,
         "Own answers left out so far by the reward gate.",
         "Most of them: sampling.reward_gate is too strict. 0: it never closes, and could as well be null.",
     ),
     "conductor/samplers_replaced": Metric(
-        "count",
+        TOTAL,
         "Samplers replaced so far, because they failed, stalled or did not confirm their weights.",
         "Above 0: see logs/sampler-*.log.",
     ),
     "conductor/failed": Metric(
-        "count", "Orders that ended so far because a reward head failed for good.", "Above 0: read the scorer's log."
+        TOTAL, "Orders that ended so far because a reward head failed for good.", "Above 0: read the scorer's log."
     ),
     "conductor/reissued": Metric(
-        "count", "Orders issued again after a sampler failed.", "Rising: see logs/sampler-*.log."
+        TOTAL, "Orders issued again after a sampler failed.", "Rising: see logs/sampler-*.log."
     ),
     "conductor/buffer_groups": Metric(
         "groups", "Groups waiting to be trained on.", "Always full: learners are the bottleneck; always 0: samplers."
@@ -428,50 +432,34 @@ METRICS: dict[str, Metric] = {
         "s", "Step time that no role was busy in (orchestration).", "Above 5 % of learner/step_s: report it."
     ),
     NONFINITE: Metric(
-        "count", "Metric values so far that were NaN or infinite and stand as null.", "Any: look at the null column."
+        TOTAL, "Metric values so far that were NaN or infinite and stand as null.", "Any: look at the null column."
     ),
 }
 
+_VALUES = {"head": "[a-z][a-z0-9_]*", "name": "[a-z][a-z0-9_]*", "behaviour": "(?s:.+)"}  # of placeholders
 _PATTERNS = {
-    key: re.compile(
-        re.sub(r"\\{(head|name)\\}", "[a-z][a-z0-9_]*", re.escape(key)).replace(r"\{behaviour\}", "(?s:.+)")
-    )
+    key: re.compile(re.sub(r"\\{(\w+)\\}", lambda found: f"(?P<{found[1]}>{_VALUES[found[1]]})", re.escape(key)))
     for key in METRICS
     if "{" in key
 }
 
 
-def metric_for(key: str) -> Metric:
-    """The catalogue's line for `key`; `scorer/toxicity_sample` finds `scorer/{head}_sample`.
+def catalogue_key(key: str) -> tuple[str, dict[str, str]]:
+    """The key in METRICS, and what stands for its placeholders.
 
-    Raises UnknownMetricError for any other key.
+    scorer/toxicity_sample -> scorer/{head}_sample, {"head": "toxicity"}. Raises UnknownMetricError for any other key.
     """
     if key in METRICS and key not in _PATTERNS:
-        return METRICS[key]
+        return key, {}
     for pattern_key, pattern in _PATTERNS.items():
-        if pattern.fullmatch(key):
-            return METRICS[pattern_key]
+        if match := pattern.fullmatch(key):
+            return pattern_key, match.groupdict()
     raise UnknownMetricError(f"metric {key!r} is not in the catalogue; add a line to METRICS in metrics.py.")
 
 
-def catalogue_markdown() -> str:
-    """The text of docs/metrics.md: one table per role."""
-    lines = [
-        "# Metrics",
-        "",
-        "Written to `runs/<name>/metrics.jsonl`, one JSON object per step, and as TensorBoard events beside it",
-        "(`tensorboard --logdir runs`); with `run.trackers` also for Weights & Biases, MLflow or trackio, offline in",
-        "the run directory (`trackers.py`). Every row also holds `step` (optimizer steps done) and `time_s` (seconds",
-        "since the run began). A value that was NaN or infinite stands as `null`. `{head}` is the name of a reward",
-        "head, `{behaviour}` what the data calls a kind of harm.",
-        "This page is generated from the catalogue in `negalign_ray/metrics.py` by `make docs`.",
-    ]
-    role = None
-    for key, metric in METRICS.items():
-        if role != (role := key.split("/")[0]):
-            lines += ["", f"## {role}", "", "| key | unit | meaning | a bad value |", "|---|---|---|---|"]
-        lines.append(f"| `{key}` | {metric.unit} | {metric.meaning} | {metric.bad} |")
-    return "\n".join(lines) + "\n"
+def metric_for(key: str) -> Metric:
+    """The catalogue's line for `key`. Raises UnknownMetricError."""
+    return METRICS[catalogue_key(key)[0]]
 
 
 class Sink(Protocol):

@@ -6,7 +6,7 @@ import pytest
 
 from negalign_ray.errors import ConfigError
 from negalign_ray.settings import load_config
-from negalign_ray.settings.bundle import Bundle, make_bundle
+from negalign_ray.settings.bundle import Bundle, make_bundle, relocated
 
 ROOMY = 10**6
 
@@ -93,11 +93,23 @@ def test_a_reward_function_comes_with_the_packages_around_it_but_not_with_their_
         del sys.modules[name]
 
 
+def test_code_in_a_file_is_packed_and_the_target_still_names_what_is_in_it(project):
+    (project / "mine.py").write_text("def score(pairs): ...\n")
+    head = 'scorers.heads=[{"name": "a", "kind": "python", "target": "mine.py:score"}]'
+    bundle = bundle_of("data.path=/x.jsonl", head, "method={name: custom, target: ./mine.py:METHOD}")
+    assert names(bundle) == {"inputs/scorers.heads.0.target/mine.py", "inputs/method.target/mine.py"}
+    assert bundle.config.scorers.heads[0].target == "inputs/scorers.heads.0.target/mine.py:score"
+    elsewhere = relocated(bundle.config, project.__class__("/runs/d2o"))
+    assert elsewhere.scorers.heads[0].target == "/runs/d2o/inputs/scorers.heads.0.target/mine.py:score"
+    assert elsewhere.method.target == "/runs/d2o/inputs/method.target/mine.py:METHOD"
+    assert elsewhere.data.path == "/x.jsonl"
+
+
 def test_a_module_that_is_installed_is_expected_there_and_one_that_is_nowhere_is_refused(project):
     head = 'scorers.heads=[{{"name": "a", "kind": "python", "target": "{}"}}]'
     assert bundle_of("data.path=/x.jsonl", head.format("json:loads")).files == ()
     assert bundle_of("data.path=/x.jsonl", head.format("yaml:safe_load")).files == ()
-    with pytest.raises(ConfigError, match=r"scorers\.heads\.a: the module 'nowhere\.at_all' is not found"):
+    with pytest.raises(ConfigError, match=r"scorers\.heads\.0\.target: the module 'nowhere\.at_all' is not found"):
         bundle_of("data.path=/x.jsonl", head.format("nowhere.at_all:score"))
 
 

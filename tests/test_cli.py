@@ -15,8 +15,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from negalign_ray import __version__, cli
-from negalign_ray.cli.progress import Progress, clock
+from negalign_ray.cli.progress import Progress
 from negalign_ray.errors import ConfigError, StallError, StorageError, Terminated
+from negalign_ray.live.draw import clock
 from negalign_ray.loops.guards import Firing
 
 HEAVY = {"torch", "ray", "transformers", "vllm", "deepspeed", "datasets", "sklearn", "tensorboard", "numpy"}

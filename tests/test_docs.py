@@ -3,13 +3,11 @@
 import json
 import re
 import shlex
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import get_args
 
 import pytest
-import typer
 import yaml
 from rich.console import Console
 from typer.testing import CliRunner
@@ -17,41 +15,27 @@ from typer.testing import CliRunner
 from negalign_ray import cli
 from negalign_ray.config import Config, MethodConfig
 from negalign_ray.loops.schedule import SamplingSchedule
-from negalign_ray.settings import dump_config, list_presets, load_config, load_reward_config
+from negalign_ray.settings import list_presets, load_config, load_reward_config
 from negalign_ray.settings.explain import all_settings
 from negalign_ray.settings.page import field_comments, settings_markdown
 from negalign_ray.settings.reward import RewardTrainingConfig
+from tests.pages import (
+    INLINE,
+    README,
+    ROOT,
+    blocks,
+    commands,
+    documented_file,
+    each_page,
+    parse,
+    prose,
+    shell_lines,
+)
 from tests.test_layers import LAYERS
 
-ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 METHOD_SECTIONS = get_args(get_args(MethodConfig)[0])
-BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
-INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-NO_SETTING = (".py", ".yaml", ".json", ".jsonl")  # `data.py` is a file, not a setting of `data`
-
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return [text for _, kind, text in BLOCK.findall(page.read_text()) if kind == language]
-
-
-def prose(page: Path) -> str:
-    return BLOCK.sub("", page.read_text())
-
-
-def shell_lines(page: Path) -> list[str]:
-    joined = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
-    return [line.strip().removeprefix("$ ") for line in joined.splitlines() if line.strip()]
-
-
-def commands(page: Path) -> list[str]:
-    """`negalign-ray ...` in code blocks and, with arguments, inline."""
-    inline = [text for text in INLINE.findall(prose(page)) if text.startswith("negalign-ray ")]
-    return [line for line in shell_lines(page) if line.startswith("negalign-ray ")] + inline
+NO_SETTING = (".py", ".yaml", ".json", ".jsonl", ".html")  # `data.py` is a file, not a setting of `data`
 
 
 @cache
@@ -61,38 +45,6 @@ def python_files() -> dict[str, Path]:
 
 
 # Commands
-
-
-@dataclass(frozen=True)
-class Parsed:
-    command: str
-    options: dict
-
-
-def parse(line: str) -> Parsed:
-    """What typer makes of a command line, without running it; raises on unknown commands and options."""
-    command, rest = typer.main.get_command(cli.app), shlex.split(line, comments=True)[1:]
-    while hasattr(command, "commands"):
-        assert rest, f"{line}: the sub-command is missing"
-        assert rest[0] in command.commands, f"{line}: there is no command {rest[0]!r}"
-        command, rest = command.commands[rest[0]], rest[1:]
-    return Parsed(command.name, command.make_context(command.name, rest).params)
-
-
-def documented_file(name: str, folder: Path) -> Path:
-    """A configuration file that a document shows (its first line is `# NAME`), or that a run would have written."""
-    for page in PAGES:
-        for text in blocks(page, "yaml"):
-            if text.startswith(f"# {name}\n"):
-                (folder / name).write_text(text)
-                return folder / name
-    if (ROOT / name).is_file():
-        return ROOT / name
-    run = re.fullmatch(r"runs/(\w+)/config\.yaml", name)
-    assert run, f"{name} is neither shown in a document nor written by a run"
-    path = folder / f"{run[1]}.yaml"
-    path.write_text(dump_config(load_config(preset=run[1])))
-    return path
 
 
 @each_page
@@ -114,7 +66,7 @@ def test_every_kind_of_command_is_shown_to_a_newcomer():
     shown = {parse(line).command for line in commands(README)}
     assert shown == {
         *("train", "check", "judge", "evaluate", "generate", "presets", "bench"),
-        *("train-reward", "diagnose", "compare", "doctor", "plan"),
+        *("train-reward", "diagnose", "compare", "doctor", "plan", "report"),
     }
 
 
@@ -214,7 +166,8 @@ def test_every_setting_in_the_text_exists(page):
     if page.name in ("configuration.md", "reward_models.md"):
         known |= set(all_settings(RewardTrainingConfig))
     inner = {name.rsplit(".", 1)[0].removesuffix("[]") for name in known}
-    for text in (part for code in INLINE.findall(prose(page)) for part in code.split()):
+    shown = [code for code in INLINE.findall(prose(page)) if "there is no such setting" not in code]
+    for text in (part for code in shown for part in code.split()):
         name = text.partition("=")[0]
         if name.partition(".")[0] in sections and "." in name and not name.endswith(NO_SETTING):
             assert name in known | inner, f"{page.name}: {name}"

@@ -1,6 +1,8 @@
 """Imports in negalign_ray only go down: this test is the architecture diagram."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "negalign_ray"
@@ -8,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "negalign_ray"
 LAYERS = [
     {"errors"},
     {"config", "records", "metrics", "events", "machine", "user_code"},  # 1: plain data, no torch
-    {"settings", "methods", "data", "rewards", "trackers"},  # 2: functions over settings, tensors and text
+    {"settings", "methods", "data", "monitoring", "rewards", "trackers"},  # 2: functions over settings, tensors, text
     {"models"},  # 3: policies over packed rows
     {"engines", "loops", "evaluation"},  # 4: wrappers of heavy libraries; the two loops; measures
     {"report"},  # 5: a run directory as one page
@@ -50,3 +52,11 @@ def test_imports_only_go_down():
             elif RANK[unit] < LOWEST_LAYER.get(root, 0) or unit not in ONLY_IN.get(root, {unit}):
                 wrong.add(f"{unit} must not import {root}: {path}")
     assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_a_conductor_starts_without_the_libraries_of_models_and_judges():
+    """Each takes seconds to import, and the conductor needs none of them."""
+    code = "import sys, negalign_ray.actors.conductor as _; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    heavy = {"transformers.models", "sklearn", "scipy.stats", "vllm", "deepspeed", "datasets"}
+    assert heavy.isdisjoint(loaded.stdout.split())

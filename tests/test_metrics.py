@@ -14,10 +14,10 @@ from negalign_ray.metrics import (
     METRICS,
     MetricsWriter,
     UnknownMetricError,
-    catalogue_markdown,
     metric_for,
     read_metrics,
 )
+from negalign_ray.monitoring.page import catalogue_markdown
 from tests.methods.cases import CONFIGS, negative, positive, sample, tensors
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

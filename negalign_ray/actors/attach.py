@@ -32,9 +32,12 @@ class RunHandle:
     ) -> None:
         self.name, self.run_dir = location.name, location.run_dir
         self._location, self._conductor, self._deadline_s, self._get = location, conductor, deadline_s, get
+        self._told_dir: str | None = None  # where the run says that it is
 
     def status(self) -> Overview:
-        return self.call("overview")
+        overview = self.call("overview")
+        self._told_dir = overview.run_dir
+        return overview
 
     def stop(self) -> None:
         """As Ctrl-C: it ends after the step under way, with a checkpoint, the model and the table."""
@@ -58,7 +61,7 @@ class RunHandle:
                 role="conductor",
             ) from None
         except ActorDiedError:
-            raise ended(self._location) from None
+            raise ended(self._location, told_dir=self._told_dir) from None
         except RayError as error:
             raise typed(error, role="conductor", rank=0) from error
 
@@ -86,6 +89,8 @@ def attach(run: str, address: str | None = None, *, deadline_s: float = CALL_S) 
     Raises ClusterError (no cluster there), TokenError (another token), NoSuchRunError, RunEndedError.
     """
     location = locate(run, address)
+    if location.has_ended:
+        raise ended(location)
     with joined(location.address):
         yield RunHandle(location, find_conductor(location), deadline_s=deadline_s)
 
@@ -112,10 +117,11 @@ def running() -> list[str]:
     return sorted(found)
 
 
-def ended(location: Location) -> RunEndedError:
+def ended(location: Location, *, told_dir: str | None = None) -> RunEndedError:
     folder = location.run_dir
     if folder is None:
-        return RunEndedError(f"run {location.name} has ended; its results are in its run directory.")
+        place = f"{told_dir}, on its cluster" if told_dir else "its run directory"
+        return RunEndedError(f"run {location.name} has ended; its results are in {place}.")
     if (folder / "summary.json").is_file():
         return RunEndedError(
             f"run {location.name} has ended; its results are in {folder} (summary.json, model/, logs/)."
@@ -129,11 +135,11 @@ def ended(location: Location) -> RunEndedError:
 @contextmanager
 def joined(address: str, *, init: Callable[..., Any] = ray.init) -> Iterator[None]:
     """This process in the cluster at `address` (host:port, or "auto": the one on this machine), to call its actors."""
+    if address != ANY_LOCAL and (reason := why_silent(address)):  # Ray itself would ask for minutes
+        raise ClusterError(f"no cluster at {address} ({reason}); look at `ray status` there, or give --address.")
     if ray.is_initialized():
         yield
         return
-    if address != ANY_LOCAL and (reason := why_silent(address)):  # Ray itself would ask for minutes
-        raise ClusterError(f"no cluster at {address} ({reason}); look at `ray status` there, or give --address.")
     try:
         init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray raises a dozen unrelated types, Exception itself among them

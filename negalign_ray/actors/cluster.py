@@ -173,6 +173,7 @@ def wait_for_seats(
     patience_s: float,
     pause: Callable[[float], None] = time.sleep,
     every_s: float = 1.0,
+    advice: str | None = None,
 ) -> None:
     """Look again and again until `free` nodes hold all bundles; PlacementError after `patience_s`."""
     for attempt in range(int(patience_s / every_s) + 1):
@@ -184,10 +185,8 @@ def wait_for_seats(
         if seating.complete:
             return
     missing = explain_missing(seating, places, nodes, where="what other work leaves free of the cluster")
-    raise PlacementError(
-        f"{missing} An idle cluster would hold the run: wait for the other work to end, or raise "
-        f"deadlines.place_s={patience_s:g} s."
-    )
+    wait = f"wait for the other work to end, or raise deadlines.place_s={patience_s:g} s"
+    raise PlacementError(f"{missing} {advice or f'An idle cluster would hold the run: {wait}.'}")
 
 
 def live_nodes() -> list[Node]:

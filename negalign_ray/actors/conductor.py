@@ -4,24 +4,27 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from negalign_ray.actors.elastic import Elastic, make_elastic
 from negalign_ray.actors.fleet import RayFleet
 from negalign_ray.actors.logs import LogFolder, read_record
 from negalign_ray.actors.midrun import MidRunEvaluation, start_midrun
 from negalign_ray.actors.overview import Overview, make_overview
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.processes import open_log, reason_of
+from negalign_ray.actors.prometheus import PrometheusSink
 from negalign_ray.actors.roster import LearnerRoster
-from negalign_ray.actors.saving import Saver, read_rollout
-from negalign_ray.actors.wiring import make_orders, make_rollout
-from negalign_ray.engines.checkpoints import Checkpoint
+from negalign_ray.actors.saving import read_rollout
+from negalign_ray.actors.sealing import Sealer
+from negalign_ray.actors.status import Status
+from negalign_ray.actors.wiring import make_orders, make_rollout, remembered_contexts
 from negalign_ray.engines.weights import WeightBundle
-from negalign_ray.errors import NegalignError, StallError
+from negalign_ray.errors import ConfigError, NegalignError, StallError
 from negalign_ray.events import Event, EventKind, EventLog, read_events
 from negalign_ray.loops.behaviours import samples_are_bad
 from negalign_ray.loops.buffer import Handle
@@ -30,33 +33,12 @@ from negalign_ray.loops.merge import merge_reports
 from negalign_ray.loops.pace import PACE_STEPS
 from negalign_ray.loops.roles import Batch, StepReport
 from negalign_ray.loops.rollout import Rollout
-from negalign_ray.loops.state import RolloutState
 from negalign_ray.loops.watchdog import Activity, suspects
 from negalign_ray.metrics import MetricsWriter, Row, read_metrics
-from negalign_ray.records import Generation, Prompt, SampleRequest, SamplingSpec, TokenIds
+from negalign_ray.records import Generation, SampleRequest, SamplingSpec
 from negalign_ray.trackers import open_trackers
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Status:
-    """What the terminal shows."""
-
-    step: int  # optimizer steps done
-    num_steps: int
-    sampler_version: int
-    ready_groups: int
-    buffered_groups: int
-    metrics: dict[str, float]  # of the last step
-    fatal: NegalignError | None
-    firings: tuple[Firing, ...] = ()  # of guards, so far
-    fit: tuple[int, float] | None = None  # groups, seconds so far: the guide is being fitted
-    final_version: int = 0  # of the weights in model/, once the learners are done
-    rolled_back_to: int | None = None  # step of the checkpoint that model/ is, after a roll-back
-    moves: int = 0  # grows with everything that happens to a role: the watchdog looks at it
-    num_learners: int = 0  # ranks that have started
-    is_stopping: bool = False  # somebody has asked for the end: Ctrl-C, or `negalign-ray stop`
 
 
 @ray.remote(num_cpus=0, max_concurrency=256)  # type: ignore[call-overload]  # Ray's overloads lack it
@@ -66,21 +48,18 @@ class Conductor:
         config = plan.config
         open_log(config.run_dir, "conductor-0")
         self._plan, self._config = plan, config
-        self._metrics = MetricsWriter(config.run_dir, sinks=open_trackers(config))
+        self._prometheus = None
+        if config.run.prometheus:
+            self._prometheus = PrometheusSink(
+                config.run.name, num_steps=config.learners.steps, activities=self.activities
+            )
+        sinks = [*open_trackers(config), *([self._prometheus] if self._prometheus else [])]
+        self._metrics = MetricsWriter(config.run_dir, sinks=sinks)
         self._events = EventLog(config.run_dir, earlier_s=self._metrics.earlier_s)
         self._fleet = RayFleet(plan, record=self._record)
-        chat = plan.chat()
-
-        contexts: dict[tuple[int, str | None], TokenIds] = {}
-
-        def context_ids(prompt: Prompt, instruction: str | None) -> TokenIds:
-            key = (prompt.prompt_id, instruction)
-            if key not in contexts:
-                contexts[key] = chat.prompt_ids(prompt.messages, instruction)
-            return contexts[key]
-
-        self._orders = make_orders(plan, context_ids=context_ids)
+        self._orders = make_orders(plan, context_ids=remembered_contexts(plan.chat()))
         self._rollout: Rollout | None = None
+        self._elastic: Elastic | None = None
         self._reports: dict[int, list[StepReport]] = {}
         self._step = 0
         self._last_metrics: dict[str, float] = {}
@@ -93,20 +72,20 @@ class Conductor:
         self._firings: list[Firing] = []
         self._resume_from = resume_from
         self._started = asyncio.Event()
-        self._saver = Saver(config)
-        self._save_lock = asyncio.Lock()
-        self._saves: set[asyncio.Task] = set()
+        self._sealer = Sealer(config, record=self._record)
         self._stepped = asyncio.Condition()
-        self._back_to: Checkpoint | None = None  # what a guard had the learners go back to
         self._midrun: MidRunEvaluation | None = None
 
     async def ready(self) -> bool:
         """Waits for every role; the rollout loop itself waits for `start`."""
         await asyncio.to_thread(self._fleet.wait_until_ready)
         self._rollout = make_rollout(self._plan, fleet=self._fleet, orders=self._orders, record=self._record)
+        teams = {"samplers": self._rollout.crew, **self._fleet.teams}
+        self._elastic = make_elastic(self._plan, teams, record=self._record)
         if self._resume_from is not None:
             await asyncio.to_thread(self._restore, self._resume_from)
         if self._config.evaluation.every:
+            self._fleet.make_room_for("evaluation scorer")
             self._midrun = await asyncio.to_thread(
                 start_midrun, self._plan, ask=self._ask_undisturbed, write=self._metrics.add, first_step=self._step
             )
@@ -130,6 +109,16 @@ class Conductor:
         if self._resume_from is not None and 0 < due < self._step:
             bundle = await asyncio.to_thread(WeightBundle.load, self._resume_from)
             await self._loop.publish(due, ray.put(bundle))
+
+    async def scale(self, role: str, num: int) -> str:
+        """More or fewer samplers, scorers or references from now on; what that means (see Elastic.scale)."""
+        if self._elastic is None:
+            raise ConfigError(f"scale {role}={num}: the run is starting; ask again when its roles are ready.")
+        return await self._elastic.scale(role, num)
+
+    def make_room_for(self, role: str) -> None:
+        """Called when somebody is about to reserve it himself: Ray Train, for learners."""
+        self._fleet.make_room_for(role)
 
     # -- the learners ------------------------------------------------------------------------------------------
 
@@ -157,7 +146,7 @@ class Conductor:
         """`weights` is a one-element list, so that the bundle stays in the object store."""
         await self._started.wait()  # before that the initial model is evaluated, though a resumed learner is there
         await self._loop.publish(version, weights[0])
-        if self._midrun is not None and self._back_to is None:
+        if self._midrun is not None and self._sealer.back_to is None:
             self._midrun.offer(version)
 
     async def report(self, report: StepReport) -> None:
@@ -178,29 +167,8 @@ class Conductor:
     # -- checkpoints -------------------------------------------------------------------------------------------
 
     def _begin_save(self) -> asyncio.Task:
-        """Seal the checkpoint of this very step while the run goes on; the learners have written their part."""
-        captured = self._loop.capture(self._step)
-        task = asyncio.get_running_loop().create_task(self._save(*captured, dict(self._last_metrics)))
-        self._saves.add(task)
-        task.add_done_callback(self._saves.discard)
-        return task
-
-    async def _save(self, state: RolloutState, handles: Sequence[Handle], metrics: dict[str, float]) -> None:
-        deadline_s = self._config.deadlines.checkpoint_s
-        has_snapshot = 0 < self._loop.schedule.due(state.step) < state.step
-        snapshot = self._loop.weights if has_snapshot else None
-        try:
-            async with self._save_lock:
-                state = replace(state, fleet=await self._loop.remembered())
-                groups = [handle.ref for handle in handles]
-                call = asyncio.to_thread(self._saver.save, state, groups, snapshot, metrics)
-                checkpoint = await asyncio.wait_for(call, deadline_s)
-            self._record(Event(EventKind.CHECKPOINT, f"{checkpoint.path.name} is sealed", step=state.step))
-        except TimeoutError:
-            reason = f"the checkpoint of step {state.step} took longer than deadlines.checkpoint_s={deadline_s:g} s"
-            await self._loop.fail(StallError(f"{reason}; raise it, or checkpoints.every", role="conductor"))
-        except NegalignError as error:
-            await self._loop.fail(error)
+        replicas = self._elastic.changed if self._elastic else {}
+        return self._sealer.begin(self._loop, self._step, metrics=self._last_metrics, replicas=replicas)
 
     async def seal(self) -> None:
         """For a run that is stopped: the checkpoint of the last step, whether or not one was due."""
@@ -216,17 +184,8 @@ class Conductor:
         async with self._stepped:
             await self._stepped.wait_for(lambda: self._step >= num_steps_done)
         firing = next((firing for firing in self._firings if firing.action == "rollback"), None)
-        if firing is None:
-            return None
-        async with self._save_lock:
-            if self._back_to is None:
-                self._back_to = await asyncio.to_thread(self._saver.newest_before, firing.first_step)
-                if self._back_to is not None:
-                    self._record(Event(EventKind.ROLLBACK, f"back to {self._back_to.path.name}: {firing.reason}"))
-            if self._back_to is None:
-                log.warning("no checkpoint is older than step %d; the model stays as it is", firing.first_step)
-                return None
-        return self._back_to.path
+        back_to = None if firing is None else await self._sealer.go_back(firing.first_step, firing.reason)
+        return None if back_to is None else back_to.path
 
     async def learner_failed(self, error: NegalignError, rank: int) -> None:
         await self._learners.failed(error, rank)
@@ -239,6 +198,8 @@ class Conductor:
         self._rows.append(row)
         self._step = step + 1
         log.info("step %d loss %.4f", step + 1, self._last_metrics["learner/loss"])
+        if self._elastic is not None:
+            self._elastic.observe(self._last_metrics, caught_up=self._loop.buffer.nothing_under_way)
         firings = self._guards.observe(step + 1, row)
         for firing in firings:
             log.warning("%s: %s", firing.action, firing.reason)
@@ -253,20 +214,14 @@ class Conductor:
         if version is None and self._rollout is not None:
             version = self._rollout.sampler_version
         self._events.record(replace(event, step=step, weight_version=version))
+        if self._prometheus is not None:
+            self._prometheus.happened(event.kind)
 
     # -- the driver --------------------------------------------------------------------------------------------
 
     async def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Generation]:
-        """Spread over the samplers, in order; for evaluation."""
-        num = self._fleet.num_samplers
-        size = -(-len(requests) // num)
-        parts = [requests[start : start + size] for start in range(0, len(requests), size)]
-        answers = await asyncio.gather(*(self._ask(rank, part, spec) for rank, part in enumerate(parts)))
-        return [generation for part in answers for generation in part]
-
-    async def _ask(self, rank: int, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Generation]:
-        async with self._loop.turn(rank):
-            return await self._fleet.generate(rank, requests, spec)
+        """Spread over the samplers, in order, each of them between its waves; for evaluation."""
+        return await self._loop.crew.spread(requests, lambda rank, part: self._fleet.generate(rank, part, spec))
 
     async def _ask_undisturbed(
         self, requests: Sequence[SampleRequest], spec: SamplingSpec
@@ -299,6 +254,7 @@ class Conductor:
     def status(self) -> Status:
         rollout = self._rollout
         guide = rollout.figures[max(rollout.figures)] if rollout and rollout.figures else {}
+        back_to = self._sealer.back_to
         return Status(
             step=self._step,
             num_steps=self._config.learners.steps,
@@ -308,9 +264,10 @@ class Conductor:
             metrics={**guide, **self._last_metrics},  # of the newest iteration: only its first step's row has them
             fatal=self._learners.error or (rollout.fatal if rollout else None),
             firings=tuple(self._firings),
-            final_version=self._step if self._back_to is None else self._step + 1,
-            rolled_back_to=self._back_to.step if self._back_to else None,
+            final_version=self._step if back_to is None else self._step + 1,
+            rolled_back_to=None if back_to is None else back_to.step,
             fit=rollout.fit if rollout else None,
+            replicas=self._elastic.numbers if self._elastic else {},
             moves=self._fleet.book.moves,
             num_learners=len(self._learners),
             is_stopping=self._is_stopping,
@@ -348,8 +305,7 @@ class Conductor:
 
     async def finish_uploads(self) -> list[str]:
         """Waits for copies of checkpoints that are on their way; what went wrong with them, one line each."""
-        await asyncio.gather(*self._saves, return_exceptions=True)
-        return await asyncio.to_thread(self._saver.finish)
+        return await self._sealer.finish()
 
     async def close(self) -> dict[str, int]:
         """Ends open orders, kills the roles, learners that are still there too, and returns how every order ended."""
@@ -357,6 +313,8 @@ class Conductor:
             self._midrun.cancel()
             await self._midrun.end()
         outcomes: dict[str, int] = {}
+        if self._elastic is not None:
+            await self._elastic.close()
         if self._rollout is not None:
             await self._rollout.close()
             ledger = self._rollout.buffer.ledger

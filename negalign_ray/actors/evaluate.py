@@ -15,10 +15,10 @@ import ray
 from negalign_ray.actors.cluster import cluster
 from negalign_ray.actors.evaluation_folder import KEPT, evaluation_folder, finished_summary
 from negalign_ray.actors.evaluator import SIDES_FILE, Answered, Evaluation
-from negalign_ray.actors.fleet import make_sampler
 from negalign_ray.actors.plan import Plan, make_plan
 from negalign_ray.actors.processes import typed, wait_until_ready
 from negalign_ray.actors.run import OnStatus, ignore_status, write_summary
+from negalign_ray.actors.starting import make_sampler
 from negalign_ray.config import Config
 from negalign_ray.errors import StallError
 from negalign_ray.evaluation.lm_eval import LmEval

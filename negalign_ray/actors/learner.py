@@ -14,6 +14,7 @@ import ray.train
 import torch
 from ray.exceptions import GetTimeoutError, RayError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback  # Ray has no public place for it
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -52,10 +53,22 @@ def make_trainer(plan: Plan, conductor: Any, *, resume_from: Path | None = None)
         ),
         run_config=ray.train.RunConfig(
             name="ray_train",
+            callbacks=[RoomForLearners(conductor, deadline_s=plan.config.deadlines.place_s + 60)],
             storage_path=str(plan.config.run_dir.resolve()),
             worker_runtime_env={"env_vars": environment},  # type: ignore[call-arg]  # mypy sees the one of Train V1
         ),
     )
+
+
+class RoomForLearners(WorkerGroupCallback):
+    """The conductor holds a placement group for the learners, so that no other run takes their room while roles start;
+    Ray Train makes a group of its own. This lets go of the one right before the other is asked for."""
+
+    def __init__(self, conductor: Any, *, deadline_s: float) -> None:
+        self._conductor, self._deadline_s = conductor, deadline_s
+
+    def before_worker_group_start(self, worker_group_context: Any) -> None:
+        ray.get(self._conductor.make_room_for.remote("learner"), timeout=self._deadline_s)
 
 
 def run_worker(settings: dict[str, Any]) -> None:

@@ -11,9 +11,6 @@ from pathlib import Path
 from negalign_ray.config import RUN_NAME, RunConfig
 from negalign_ray.errors import ConfigError
 
-FILEANY_LOCAL = "auto"  # the cluster that runs on this machine
-
-
 FILE_NAME = "cluster.json"
 ANY_LOCAL = "auto"  # the cluster that runs on this machine
 PROBE_S = 5.0  # to open a connection
@@ -24,6 +21,7 @@ class Location:
     name: str
     address: str  # host:port of the cluster, its http(s) address, or "auto"
     run_dir: Path | None = None  # None = not to be seen from here
+    has_ended: bool = False  # says the run directory, which is all that is known of the cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ def write_meeting(run_dir: Path, meeting: Meeting) -> None:
 
 
 def read_meeting(run_dir: Path) -> Meeting | None:
-    """None when the run is over (or was made by a program that wrote none)."""
+    """None when the run is over."""
     try:
         return Meeting(**json.loads((run_dir / FILE_NAME).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -123,6 +121,11 @@ def locate(run: str, address: str | None = None, *, environment: Mapping[str, st
         folder = RunConfig().dir / name
     run_dir = folder.resolve() if (folder / "config.yaml").is_file() else None
     meeting = read_meeting(run_dir) if run_dir else None
-    named = environment.get("RAY_ADDRESS")
-    candidates = [address, meeting and is_folder and meeting.address, named, meeting and meeting.address, ANY_LOCAL]
-    return Location(name, next(str(each) for each in candidates if each), run_dir)
+    if address is None and meeting is not None and is_folder:
+        return Location(name, meeting.address, run_dir, has_ended=not _goes_on(meeting))
+    address = address or environment.get("RAY_ADDRESS")
+    if address is not None or run_dir is None:
+        return Location(name, address or ANY_LOCAL, run_dir)
+    if meeting is None:
+        return Location(name, ANY_LOCAL, run_dir, has_ended=True)
+    return Location(name, meeting.address, run_dir, has_ended=not _goes_on(meeting))

@@ -17,6 +17,7 @@ from negalign_ray.actors.conductor import Conductor
 from negalign_ray.actors.locate import FILE_NAME, Meeting, namespace_of, write_meeting
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.processes import conductor_name, start_actor
+from negalign_ray.actors.reservations import give_back_leftovers, prefix_of
 from negalign_ray.errors import RunExistsError
 
 log = logging.getLogger(__name__)
@@ -36,9 +37,13 @@ def start_conductor(plan: Plan, resume_from: Path | None = None) -> Any:
 
 
 def await_end(name: str, *, patience_s: float = 10.0) -> None:
-    """Until Ray has let go of the run's actors, which were killed: the next run may have the same name."""
+    """Until Ray has let go of the run's actors, which were killed: the next run may have the same name.
+
+    Placement groups of a conductor that could not give them back itself go, too.
+    """
     deadline_s = time.monotonic() + patience_s
     try:
+        give_back_leftovers(prefix_of(name))
         while left := actors_of(name):
             if time.monotonic() > deadline_s:
                 log.warning("%s have not ended within %g s of being killed", ", ".join(left), patience_s)

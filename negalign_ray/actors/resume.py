@@ -60,7 +60,7 @@ def find_checkpoint(run_dir: Path, *, overrides: Sequence[str] = ()) -> Resumpti
             f"--resume {run_dir}: the run was made with other settings or inputs: {'; '.join(different[:5])}"
             f"{'; ...' if len(different) > 5 else ''}. Put them back, or start a new run."
         )
-    return Resumption(config, checkpoint)
+    return Resumption(_as_scaled(config, checkpoint, overrides), checkpoint)
 
 
 def rewind(resumption: Resumption) -> None:
@@ -93,6 +93,17 @@ def _in_place(config: Config, run_dir: Path) -> Config:
     folder = run_dir.resolve()
     section = RunConfig.model_validate({**config.run.model_dump(), "dir": folder.parent, "name": folder.name})
     return config.model_copy(update={"run": section})
+
+
+def _as_scaled(config: Config, checkpoint: Checkpoint, overrides: Sequence[str]) -> Config:
+    """With as many samplers, scorers and references as there were, but where `overrides` say how many."""
+    scaled = {
+        name: num
+        for name, num in checkpoint.info.get("replicas", {}).items()
+        if not any(override.partition("=")[0].strip() == f"{name}.num" for override in overrides)
+    }
+    sections = {name: getattr(config, name).model_copy(update={"num": num}) for name, num in scaled.items()}
+    return config.model_copy(update=sections)
 
 
 def _steps_of_summary(run_dir: Path) -> int | None:

@@ -102,15 +102,21 @@ def dry_run(config: Config) -> RenderableType:
     return describe(make_plan(config))
 
 
-def create_run_dir(config: Config) -> None:
+def require_new(config: Config) -> None:
+    """ConfigError when the run directory holds a run that must not be overwritten, or that goes on."""
     run_dir = config.run_dir
     require_idle(run_dir)
+    if (run_dir / "metrics.jsonl").exists() and not config.run.overwrite:
+        raise ConfigError(
+            f"run.name={config.run.name}: {run_dir} already holds a run; choose another name with "
+            "--set run.name=..., or delete it with --set run.overwrite=true."
+        )
+
+
+def create_run_dir(config: Config) -> None:
+    require_new(config)
+    run_dir = config.run_dir
     if (run_dir / "metrics.jsonl").exists():
-        if not config.run.overwrite:
-            raise ConfigError(
-                f"run.name={config.run.name}: {run_dir} already holds a run; choose another name with "
-                "--set run.name=..., or delete it with --set run.overwrite=true."
-            )
         _delete_results(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.yaml").write_text(dump_config(config))

@@ -68,9 +68,15 @@ class Saver:
             self._uploader = Uploader(remote, place, deadline_s=config.deadlines.upload_s)
 
     def save(
-        self, state: RolloutState, groups: Sequence[Any], snapshot: Any, metrics: Mapping[str, float]
+        self,
+        state: RolloutState,
+        groups: Sequence[Any],
+        snapshot: Any,
+        metrics: Mapping[str, float],
+        replicas: Mapping[str, int] | None = None,
     ) -> Checkpoint:
-        """Seal the checkpoint of `state.step`, whose learner files are there; `groups` and `snapshot` are references.
+        """Seal the checkpoint of `state.step`, whose learner files are there; `groups` and `snapshot` are references,
+        `replicas` the numbers of actors that are no longer those of the settings.
 
         CheckpointError when it cannot be written.
         """
@@ -82,7 +88,7 @@ class Saver:
             in_use = self._uploader.busy_with if self._uploader else None
             best_by = self._config.checkpoints.keep_best
             metric = None if best_by is None else metrics.get(best_by)
-            info = {"fingerprint": self._settings()}
+            info = {"fingerprint": self._settings(), "replicas": dict(replicas or {})}
             checkpoint = self.store.commit(state.step, metric=metric, info=info, in_use=in_use)
         except OSError as error:
             raise CheckpointError(

@@ -1,7 +1,6 @@
 """`negalign-ray submit`: a run is checked and packed here, and trained on a cluster that this machine is no node of."""
 
-import os
-import shlex
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +9,14 @@ from pathlib import Path
 from negalign_ray.actors.jobs import PROGRAM, Jobs, jobs_of_run, refusals, submit_run
 from negalign_ray.actors.plan import make_plan
 from negalign_ray.actors.plan_checks import check_checkpoints
+from negalign_ray.actors.run import require_new
 from negalign_ray.config import Config, HeadConfig
-from negalign_ray.errors import ConfigError, RunExistsError
+from negalign_ray.errors import RunExistsError
 from negalign_ray.rewards.json_post import check_url
-from negalign_ray.settings.bundle import CONFIG_FILE, Bundle, make_bundle
+from negalign_ray.settings import load_config
+from negalign_ray.settings.bundle import CONFIG_FILE, INPUTS, Bundle, make_bundle, relocated
+
+COMMAND = "train-submitted"  # of the command line there
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ def check(config: Config, *, include: Sequence[Path] = (), limit_bytes: int) -> 
     for head in heads:
         if head.kind == "http":
             check_url(head.target, where=f"head {head.name!r}: target")
+    if config.evaluation.judge is not None:
+        check_url(config.evaluation.judge.url, where="evaluation.judge.url")
     check_checkpoints(config.checkpoints)
     bundle = make_bundle(config, include=include, limit_bytes=limit_bytes)
     elsewhere = {setting: path for setting, path in bundle.absolute.items() if not path.exists()}
@@ -68,16 +73,25 @@ def submit(jobs: Jobs, bundle: Bundle, *, address: str) -> str:
                 )
         with tempfile.TemporaryDirectory(prefix="negalign-") as folder:
             bundle.write(Path(folder))
-            return submit_run(jobs, name, Path(folder), entrypoint=entrypoint(bundle.config))
+            return submit_run(jobs, name, Path(folder), entrypoint=f"{PROGRAM} {COMMAND}")
 
 
-def entrypoint(config: Config) -> str:
-    """A relative run.dir lies in the home folder of whom the cluster's head runs as: the folder that the job runs in is
-    deleted after it."""
-    command = f"{PROGRAM} train --config {CONFIG_FILE}"
-    folder = os.path.normpath(config.run.dir).removeprefix("~/")
-    if os.path.isabs(folder):
-        return command
-    if folder.startswith(".."):
-        raise ConfigError(f"run.dir={config.run.dir} leads out of the home folder on the cluster; make it absolute.")
-    return f'{command} --set run.dir="$HOME"/{shlex.quote(folder)}'
+# -- on the cluster --------------------------------------------------------------------------------------------
+
+
+def unpack(folder: Path, *, home: Path) -> Config:
+    """The settings of a bundle in `folder`, with its inputs moved into the run directory.
+
+    A relative run.dir lies in `home`: the folder that a job runs in is deleted after it. ConfigError when the run
+    directory holds a run already.
+    """
+    config = load_config(file=folder / CONFIG_FILE)
+    folder_of_runs = home / str(config.run.dir).removeprefix("~/")  # an absolute one stays what it is
+    place = config.run.model_copy(update={"dir": folder_of_runs})
+    config = config.model_copy(update={"run": place})
+    require_new(config)
+    target = config.run_dir / INPUTS
+    shutil.rmtree(target, ignore_errors=True)
+    if (folder / INPUTS).is_dir():
+        shutil.copytree(folder / INPUTS, target)
+    return relocated(config, config.run_dir)

@@ -1,11 +1,26 @@
 """The rollout loop as a plan wants it: the conductor puts Ray actors behind it, a simulation made-up ones."""
 
 from negalign_ray.actors.plan import Plan
+from negalign_ray.data.chat import ChatTokenizer
 from negalign_ray.events import Record, forget
 from negalign_ray.loops.candidates import CandidateLists
 from negalign_ray.loops.orders import ContextIds, OrderFactory
 from negalign_ray.loops.roles import Fleet
 from negalign_ray.loops.rollout import Rollout
+from negalign_ray.records import Prompt, TokenIds
+
+
+def remembered_contexts(chat: ChatTokenizer) -> ContextIds:
+    """Tokens to sample from; every prompt is tokenised once under every instruction."""
+    contexts: dict[tuple[int, str | None], TokenIds] = {}
+
+    def context_ids(prompt: Prompt, instruction: str | None) -> TokenIds:
+        key = (prompt.prompt_id, instruction)
+        if key not in contexts:
+            contexts[key] = chat.prompt_ids(prompt.messages, instruction)
+        return contexts[key]
+
+    return context_ids
 
 
 def make_orders(plan: Plan, *, context_ids: ContextIds) -> OrderFactory:

@@ -16,9 +16,9 @@ from typing import Any
 import ray
 import torch
 
-from negalign_ray.actors.fleet import make_sampler
 from negalign_ray.actors.plan import Plan, make_plan
 from negalign_ray.actors.processes import open_log, start_actor, thread_environment, wait_until_ready
+from negalign_ray.actors.starting import make_sampler
 from negalign_ray.bench.measure import BENCH_SETTINGS, interleave, median_ratio, with_settings
 from negalign_ray.bench.sizes import Sizes
 from negalign_ray.bench.work import next_orders, order_factory

@@ -17,8 +17,9 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from negalign_ray import __version__
+from negalign_ray.cli.grafana import grafana
 from negalign_ray.cli.runs import logs, scale, status, stop
-from negalign_ray.cli.submit import submit
+from negalign_ray.cli.submit import submit, train_submitted
 from negalign_ray.cli.top import top
 from negalign_ray.errors import ConfigError, NegalignError, PlacementError, Terminated
 
@@ -137,6 +138,10 @@ def train(
 
         out.print(plan_of(settings))
         return
+    run_training(settings)
+
+
+def run_training(settings: "Config") -> None:
     from negalign_ray.actors.run import train as run
     from negalign_ray.cli.progress import Progress
 
@@ -359,8 +364,9 @@ def doctor(json_file: Json = None) -> None:
         raise typer.Exit(1)
 
 
-for _command in (submit, status, top, logs, stop, scale):
+for _command in (submit, status, top, logs, stop, scale, grafana):
     app.command()(_command)
+app.command(hidden=True)(train_submitted)
 
 
 @data_app.command("check")

@@ -75,6 +75,14 @@ def submit(
         raise RoleError(f"the job {job} has {str(info.status).lower()}: {info.message}", role="driver")
 
 
+def train_submitted() -> None:
+    """What `submit` starts on the cluster: trains what lies in this folder."""
+    from negalign_ray.actors.submission import unpack
+    from negalign_ray.cli import run_training
+
+    run_training(unpack(Path.cwd(), home=Path.home()))
+
+
 def packed_table(bundle: "Bundle") -> Table:
     """One line for every setting that files are sent for."""
     table = Table(

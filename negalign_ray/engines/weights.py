@@ -36,7 +36,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from negalign_ray.errors import ModelError, WeightUpdateError
-from negalign_ray.models.loading import DERIVED_SUFFIXES
+from negalign_ray.models.derived import DERIVED_SUFFIXES
 
 MASK_64 = 2**64 - 1
 ALIGN_BYTES = 64  # cache line; also a multiple of every element size, which Tensor.view(dtype) demands

@@ -7,12 +7,8 @@ give an interval without 0, but p = 0.125.
 
 from dataclasses import dataclass
 
-from scipy.stats import binomtest
-
 from negalign_ray.evaluation.bootstrap import Figures, paired
 from negalign_ray.evaluation.figures import Figure
-
-ALPHA = 0.05  # the level that belongs to intervals of 95 %
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +26,8 @@ def sign_test(first: int, second: int) -> float:
     (0, 4) -> 2 * 0.5 ** 4 = 0.125; (1, 8) -> 2 * (1 + 9) / 512 = 0.039; nothing to split -> 1.
     """
     total = first + second
+    from scipy.stats import binomtest  # seconds to import, and every role imports this file
+
     return float(binomtest(first, total, 0.5).pvalue) if total else 1.0
 
 

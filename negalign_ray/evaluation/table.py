@@ -11,12 +11,11 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from negalign_ray.evaluation.significance import ALPHA
-
 ARROWS = {"lower": "↓", "higher": "↑", "unchanged": "=", "neither": " "}
 HEADINGS = ("", "before", "after", "difference [95 %]", "", "verdict")
 COLOURS = {"better": "green", "worse": "red"}
 NO_TEXT = "-"
+ALPHA = 0.05  # the level that belongs to intervals of 95 %
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,8 @@ class Books:
         )
         return state, table.handles
 
-    def restore(self, state: RolloutState, groups: Sequence[Handle], *, num_samplers: int) -> None:
-        """Write a capture into new books. Its waves are to be sent again."""
+    def restore(self, state: RolloutState, groups: Sequence[Handle]) -> None:
+        """Write a capture into new books. Its waves are to be sent again (of ranks that are gone, see Crew.ask)."""
 
         def order_of(saved: OrderState) -> Order:
             order = self.orders.rewrite(saved.order_id, saved.prompt_id, saved.attempt)
@@ -105,4 +105,4 @@ class Books:
             self.clock.restore(*entry)
         for number, wave in enumerate(state.waves):
             orders = tuple((slot, order_of(order)) for slot, order in wave.orders)
-            self.waves[number] = SentWave(wave.rank % num_samplers, orders, wave.num_failures)
+            self.waves[number] = SentWave(wave.rank, orders, wave.num_failures)

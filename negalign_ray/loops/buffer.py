@@ -89,6 +89,11 @@ class SlotBuffer:
     def num_ready(self) -> int:
         return self._num_ready.total()
 
+    @property
+    def nothing_under_way(self) -> bool:
+        """Every order has brought its group."""
+        return self.num_ready == len(self)
+
     def has_room_for_step(self) -> bool:
         return len(self._slots) + self.groups_per_step <= self.capacity
 

@@ -56,7 +56,7 @@ def merge_ranks(reports: Sequence[StepReport]) -> dict[str, float]:
 
 def _sampler_rows(batch: Batch, rollout: Rollout) -> dict[str, float]:
     step, clock = batch.step, rollout.clock
-    row: dict[str, float] = {"sampler/version": rollout.sampler_version}
+    row: dict[str, float] = {"sampler/version": rollout.sampler_version, "sampler/num": len(rollout.crew.ranks)}
     lengths = [length for handle in batch.handles for length in handle.card.sample_lengths]
     busy_s = clock.total_s(step, "sample")
     if lengths:

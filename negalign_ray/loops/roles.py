@@ -1,7 +1,7 @@
 """What the two loops need from the roles. The actors implement these; tests hand in small fakes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -21,11 +21,21 @@ class StageResult:
     num_remembered: int = 0  # reference: of these, the ones that needed no computing
     figures: Mapping[str, float] = field(default_factory=dict)  # metrics of the stage itself (guide), by key
 
+    def behind(self, earlier: "StageResult") -> "StageResult":
+        """The groups as they are now, with the work of both stages."""
+        return replace(
+            self,
+            busy_s=earlier.busy_s + self.busy_s,
+            num_tokens=earlier.num_tokens + self.num_tokens,
+            num_prices=earlier.num_prices + self.num_prices,
+            num_remembered=earlier.num_remembered + self.num_remembered,
+        )
+
 
 class Fleet(Protocol):
     """Samplers, scorers and references as the rollout loop sees them. Failures arrive as RoleError."""
 
-    num_samplers: int
+    num_samplers: int  # at the start: ranks 0, 1, ...
 
     async def sample(self, rank: int, orders: Sequence[Order]) -> StageResult:
         """Answer the orders; an order with `earlier` (a handle) also gets the newest answers of that group."""
@@ -57,6 +67,12 @@ class Fleet(Protocol):
 
     async def replace_sampler(self, rank: int, weights: Any, version: int) -> None:
         """Start a new sampler in place of a failed one, at the given weights (None = the initial model)."""
+
+    async def add_sampler(self, rank: int) -> None:
+        """Start one more sampler, at the initial model. PlacementError when there is no room for it."""
+
+    async def remove_sampler(self, rank: int) -> None:
+        """End a sampler, whatever it is doing, and give back what it reserved; also one that never came up."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,11 +65,18 @@ class ActivityBook:
             yield
         finally:
             del calls[number]
-            self._enter(role, rank, _Entry("idle", self._now_s(), False, version))
+            if self._calls.get((role, rank)) is calls:  # else it has left meanwhile
+                self._enter(role, rank, _Entry("idle", self._now_s(), False, version))
 
     def says(self, role: str, rank: int, doing: str, *, works: bool, version: int | None = None) -> None:
         """For a role that tells what it does now: a learner."""
         self._enter(role, rank, _Entry(doing, self._now_s(), works, version))
+
+    def leave(self, role: str, rank: int) -> None:
+        """It is gone, and nobody waits for it any more."""
+        for entries in (self._states, self._calls, self._works_since_s):
+            entries.pop((role, rank), None)
+        self.moves += 1
 
     def activities(self) -> tuple[Activity, ...]:
         """Of every role, by its longest call; by name."""

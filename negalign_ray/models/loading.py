@@ -9,8 +9,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from negalign_ray.errors import ModelError
-
-DERIVED_SUFFIXES = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")  # old checkpoints store these
+from negalign_ray.models.derived import DERIVED_SUFFIXES
 
 
 def load_causal_lm(folder: Path | str, dtype: torch.dtype) -> PreTrainedModel:

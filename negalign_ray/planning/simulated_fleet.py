@@ -101,6 +101,12 @@ class SimulatedFleet:
     async def replace_sampler(self, rank: int, weights: Any, version: int) -> None:
         raise AssertionError("nothing fails in the simulation")
 
+    async def add_sampler(self, rank: int) -> None:
+        raise AssertionError("nothing joins in the simulation")
+
+    async def remove_sampler(self, rank: int) -> None:
+        raise AssertionError("nothing leaves in the simulation")
+
     async def work(self, actor: Actor, seconds: float, resources: Resources) -> float:
         """Returns how long it took beside what shares the cores (or the GPU)."""
         async with self._locks[actor]:

@@ -12,6 +12,7 @@ from negalign_ray.report.verdict import shown
 LANES: dict[EventKind, tuple[str, str]] = {  # the lanes from top to bottom: label, tone
     EventKind.FAULT: ("faults", "worse"),
     EventKind.STALL: ("stalls", "worse"),
+    EventKind.FAILED: ("failures of the run", "worse"),
     EventKind.REPLACE: ("replacements", "mixed"),
     EventKind.SCALE: ("scaling", "sample"),
     EventKind.GUARD: ("guards", "mixed"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from negalign_ray.evaluation.table import number, verdict_on
+from negalign_ray.events import EventKind
 from negalign_ray.report.read import RunFiles
 
 Tone = Literal["better", "mixed", "worse", "unclear", "neutral"]
@@ -119,6 +120,9 @@ def _why_not_compared(run: RunFiles) -> str:
         return "No verdict: the model was not evaluated (evaluation.enabled=false)."
     steps, wanted = (run.rows[-1]["step"] if run.rows else 0), run.setting("learners.steps")
     progress = f"step {steps} of {wanted}" if wanted else f"step {steps}"
+    ends = [event for event in run.events if event.kind in (EventKind.FAILED, EventKind.RESUME)]
+    if ends and ends[-1].kind == EventKind.FAILED:
+        return f"No verdict: the run failed at {progress}: {ends[-1].reason}"
     return f"No verdict yet: the run has no summary.json; it stands at {progress}, or was cut short there."
 
 

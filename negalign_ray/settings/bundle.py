@@ -2,10 +2,11 @@
 
     config.yaml      the resolved settings; every file that was packed is named as below
     inputs/SETTING/  the file or folder that SETTING named by a relative path
-    MODULE.py        reward functions (heads of kind python) that are not installed
+    MODULE.py        reward functions and methods that are named as modules and not installed
 
 A relative path means a file here, and is packed. An absolute path means a file that the cluster's nodes see, and a
-name (of the hub, of something packaged) means the same everywhere; both stay as they are.
+name (of the hub, of something packaged) means the same everywhere; both stay as they are. On the cluster the inputs
+are moved into the run directory (`relocated`), so that they stay with the run.
 """
 
 import importlib.util
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from negalign_ray.config import Config
+from negalign_ray.config import Config, CustomConfig
 from negalign_ray.errors import ConfigError
 from negalign_ray.settings import dump_config
 from negalign_ray.settings.fingerprint import NAMES_A_FILE
@@ -62,15 +63,16 @@ def make_bundle(config: Config, *, include: Sequence[Path] = (), limit_bytes: in
     files: list[PackedFile] = []
     absolute: dict[str, Path] = {}
     for keys, value in list(_named_paths(tree)):
-        setting, path = ".".join(keys), Path(value).expanduser()
+        setting, (source, attribute) = ".".join(keys), _split_target(value)
+        path = Path(source).expanduser()
         if path.is_absolute():
             absolute[setting] = path
         elif path.exists():
             name = f"{INPUTS}/{setting}/{path.resolve().name}"
             files += _packed(path.resolve(), name, setting)
-            _put(tree, keys, name)
-    for setting, target in _python_heads(config):
-        files += _module_files(target.partition(":")[0], setting)
+            _put(tree, keys, name + attribute)
+    for setting, module in _modules(config):
+        files += _module_files(module, setting)
     for path in include:
         if not path.exists():
             raise ConfigError(f"--include {path}: there is no such file or folder.")
@@ -79,6 +81,21 @@ def make_bundle(config: Config, *, include: Sequence[Path] = (), limit_bytes: in
     bundle = Bundle(Config.model_validate(tree), tuple(once.values()), absolute)
     _require_small(bundle, limit_bytes)
     return bundle
+
+
+def relocated(config: Config, folder: Path) -> Config:
+    """The settings of a bundle whose inputs are in `folder`."""
+    tree = config.model_dump(mode="json")
+    for keys, value in list(_named_paths(tree)):
+        if value.startswith(f"{INPUTS}/"):
+            _put(tree, keys, str(folder / value))
+    return Config.model_validate(tree)
+
+
+def _split_target(value: str) -> tuple[str, str]:
+    """ "rewards/mine.py:score" -> ("rewards/mine.py", ":score"); anything else has nothing after it."""
+    source, colon, name = value.rpartition(":")
+    return (source, f":{name}") if colon and source.endswith(".py") else (value, "")
 
 
 def _named_paths(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -114,11 +131,16 @@ def _packed(source: Path, name: str, setting: str) -> list[PackedFile]:
     return files
 
 
-def _python_heads(config: Config) -> Iterator[tuple[str, str]]:
+def _modules(config: Config) -> Iterator[tuple[str, str]]:
+    """(setting, module) of the user's code that is not named as a file."""
+    named = [("method.target", config.method.target)] if isinstance(config.method, CustomConfig) else []
     for section in ("scorers", "evaluation"):
-        for head in getattr(config, section).heads:
-            if head.kind == "python":
-                yield f"{section}.heads.{head.name}", head.target
+        heads = enumerate(getattr(config, section).heads)
+        named += [(f"{section}.heads.{number}.target", head.target) for number, head in heads if head.kind == "python"]
+    for setting, target in named:
+        source = target.rpartition(":")[0]
+        if not source.endswith(".py"):
+            yield setting, source
 
 
 def _module_files(module: str, setting: str) -> list[PackedFile]:
@@ -132,7 +154,8 @@ def _module_files(module: str, setting: str) -> list[PackedFile]:
             spec = None
         if spec is None:
             raise ConfigError(
-                f"{setting}: the module {module!r} is not found; put its folder on PYTHONPATH, or install it."
+                f"{setting}: the module {module!r} is not found; name its file (path/to/file.py:NAME), put its folder "
+                "on PYTHONPATH, or install it."
             )
         if spec.origin is None or not spec.has_location:  # a package without __init__.py; one that is built in
             continue

@@ -17,7 +17,7 @@ from negalign_ray.user_code import file_of
 Sections = dict[str, Sequence[str] | None]  # section -> names; None = all of the section
 # Settings that change no result of a run that took all its steps.
 WITHOUT_EFFECT: Sections = {
-    "run": ("dir", "overwrite", "trackers"),
+    "run": ("dir", "overwrite", "trackers", "prometheus"),
     "deadlines": None,
     "guards": None,
     "checkpoints": None,
@@ -26,12 +26,12 @@ WITHOUT_EFFECT: Sections = {
 _PLACE = ("cpus", "gpus", "threads", "labels")
 # Settings that a resumed run may change: what is measured, and where and how fast work is done. Rounding may differ.
 HARMLESS_ON_RESUME: Sections = WITHOUT_EFFECT | {
-    "run": ("dir", "overwrite", "name", "trackers"),
+    "run": ("dir", "overwrite", "name", "trackers", "prometheus"),
     "evaluation": None,
     "follow": None,
     "samplers": (
         *(*_PLACE, "num", "tensor_parallel_size", "gpu_memory_utilization", "kv_cache_gib", "max_num_seqs"),
-        "orders_per_call",
+        *("orders_per_call", "autoscale"),
     ),
     "scorers": (*_PLACE, "num", "max_batch_wait_s"),
     "references": (*_PLACE, "num", "micro_batch_tokens", "cache_size"),

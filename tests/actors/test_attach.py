@@ -8,6 +8,7 @@ from ray.exceptions import ActorDiedError, AuthenticationError, GetTimeoutError
 from negalign_ray.actors.attach import RunHandle, attach, ended, join_error, joined
 from negalign_ray.actors.locate import Location
 from negalign_ray.errors import ClusterError, RunEndedError, StallError, TokenError
+from tests.actors.test_overview import OVERVIEW
 
 HERE = Location("d2o", "10.0.0.1:6379")
 
@@ -39,10 +40,24 @@ def get(reference, *, timeout: float):
 
 def test_calls_reach_the_conductor_with_a_deadline():
     run = RunHandle(HERE, FakeConductor(), deadline_s=7, get=get)
-    assert run.status() == ("overview", (), 7)
     assert run.logs.read("sampler-0", 12) == ("read_log", ("sampler-0", 12), 7)
     assert run.scale("sampler", 4) == ("scale", ("sampler", 4), 7)
     assert run.scale("sampler", 4, deadline_s=300) == ("scale", ("sampler", 4), 300)
+
+
+def test_a_run_that_ends_while_one_looks_is_told_with_the_folder_that_it_had_named():
+    answers = iter([OVERVIEW, ActorDiedError()])
+
+    def next_answer(reference, *, timeout):
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    run = RunHandle(HERE, FakeConductor(), get=next_answer)
+    assert run.status() is OVERVIEW
+    with pytest.raises(RunEndedError, match=r"its results are in /shared/runs/d2o, on its cluster"):
+        run.status()
 
 
 def test_no_answer_in_time_is_a_stall_that_names_the_run():
@@ -60,6 +75,14 @@ def test_a_conductor_that_is_gone_means_that_the_run_has_ended(tmp_path):
 
 def test_a_run_without_a_summary_was_cut_short_and_can_go_on(tmp_path):
     assert f"train --resume {tmp_path}" in str(ended(Location("d2o", "auto", tmp_path)))
+
+
+def test_a_run_directory_of_a_run_that_is_over_needs_no_cluster(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(RunEndedError, match="has ended"), attach(str(tmp_path)):
+        pass
 
 
 def test_an_address_where_nobody_listens_is_told_at_once():

@@ -35,7 +35,7 @@ def test_a_cluster_named_by_ray_address_is_joined_with_nothing_that_only_a_new_o
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     given = {}
     start_ray(init=lambda **settings: given.update(settings))
-    assert set(given) == {"log_to_driver", "logging_level"}
+    assert set(given) == {"log_to_driver", "logging_level", "namespace"}
 
 
 def test_a_node_that_does_not_come_up_is_told_with_its_logs_and_the_remedy():

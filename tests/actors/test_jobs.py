@@ -11,10 +11,11 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus
 
 from negalign_ray.actors.jobs import answer_in, ask, error_in, jobs_of_run, open_jobs, refusals
-from negalign_ray.actors.submission import entrypoint, submit
+from negalign_ray.actors.submission import check, submit, unpack
 from negalign_ray.errors import (
     ClusterError,
     ConfigError,
+    DataError,
     NoSuchRunError,
     RunExistsError,
     StallError,
@@ -176,7 +177,7 @@ def bundle(tmp_path, monkeypatch):
 def test_a_run_is_sent_with_its_files_and_found_again_by_its_name(bundle):
     jobs = FakeJobs(status=None)
     job = submit(jobs, bundle, address="http://h:8265")
-    assert jobs.submitted == ["negalign-ray train --config config.yaml"]
+    assert jobs.submitted == ["negalign-ray train-submitted"]
     assert set(jobs.sent) == {"config.yaml", "inputs/data.path/negatives.jsonl"}
     assert "path: inputs/data.path/negatives.jsonl" in jobs.sent["config.yaml"]
     assert [each.submission_id for each in jobs_of_run(jobs, "mine")] == [job]
@@ -192,12 +193,35 @@ def test_a_second_run_of_the_same_name_is_refused_until_the_first_has_ended(bund
     assert submit(jobs, bundle, address="http://h:8265") != first
 
 
-def test_a_relative_run_dir_lies_in_the_home_folder_there():
-    def command(folder: str) -> str:
-        return entrypoint(load_config(preset="d2o", overrides=[f"run.dir={folder}"]))
+def test_on_the_cluster_the_inputs_move_into_the_run_directory(bundle, tmp_path):
+    there, home = tmp_path / "job", tmp_path / "home"
+    there.mkdir()
+    bundle.write(there)
+    (there / "config.yaml").write_text((there / "config.yaml").read_text().replace("/shared/runs", "~/runs"))
+    config = unpack(there, home=home)
+    assert config.run_dir == home / "runs" / "mine"
+    assert config.data.path == str(home / "runs" / "mine" / "inputs" / "data.path" / "negatives.jsonl")
+    assert Path(config.data.path).read_text() == "rows"
 
-    assert command("runs") == 'negalign-ray train --config config.yaml --set run.dir="$HOME"/runs'
-    assert command("~/my runs/") == "negalign-ray train --config config.yaml --set run.dir=\"$HOME\"/'my runs'"
-    assert command("/shared/runs") == "negalign-ray train --config config.yaml"
-    with pytest.raises(ConfigError, match=r"run\.dir=\.\./runs leads out"):
-        command("../runs")
+    (there / "inputs" / "data.path" / "negatives.jsonl").write_text("others")
+    (config.run_dir / "metrics.jsonl").write_text("")
+    with pytest.raises(ConfigError, match=r"run\.name=mine: .*already holds a run"):
+        unpack(there, home=home)
+    assert Path(config.data.path).read_text() == "rows", "of a run that is there nothing is touched"
+
+
+def test_what_only_the_cluster_has_is_left_to_it_to_check(tmp_path):
+    overrides = ["model.path=/shared/model", "data.path=/shared/rows.jsonl"]
+    checked = check(load_config(preset="d2o", overrides=overrides), limit_bytes=0)
+    assert set(checked.elsewhere) == {"model.path", "data.path"}
+    head = 'scorers.heads=[{"name": "a", "kind": "http", "target": "http://host/?api_key=x"}]'
+    with pytest.raises(ConfigError, match="token_env"):
+        check(load_config(preset="d2o", overrides=[*overrides, head]), limit_bytes=0)
+
+
+def test_what_is_wrong_is_told_before_anything_is_sent(tmp_path, monkeypatch, toy_model):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "Why?", "rejected": 3}\n')
+    overrides = [f"model.path={toy_model}", "data.path=rows.jsonl"]
+    with pytest.raises(DataError, match=r"rows\.jsonl"):
+        check(load_config(preset="d2o", overrides=overrides), limit_bytes=10**6)

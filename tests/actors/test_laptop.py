@@ -47,7 +47,9 @@ def test_a_second_terminal_sees_and_stops_the_run_and_neither_secrets_nor_texts_
     home, start = terminal
     service = serve(good)
     head = {"name": "judge", "kind": "http", "target": service.url, "token_env": "JUDGE_KEY"}
-    config = toy_config("learners.steps=500", f"scorers.heads=[{json.dumps(head)}]", name="mine")
+    config = toy_config(
+        "learners.steps=500", "guards.enabled=false", f"scorers.heads=[{json.dumps(head)}]", name="mine"
+    )
     (tmp_path / "mine.yaml").write_text(dump_config(config))
     training = start("train", "--config", "mine.yaml")
     try:
@@ -63,8 +65,8 @@ def test_a_second_terminal_sees_and_stops_the_run_and_neither_secrets_nor_texts_
         assert (overview["run"], overview["phase"]) == ("mine", "training")
         assert {role["role"] for role in overview["roles"]} >= {"sampler", "scorer", "reference", "learner"}
 
-        shown = run(start, "logs", str(config.run_dir), "learner")
-        assert "learner-0 | " in shown.stdout
+        shown = run(start, "logs", str(config.run_dir), "conductor")
+        assert "conductor-0 | " in shown.stdout
         stopped = run(start, "stop", str(config.run_dir))
         assert stopped.returncode == 0, stopped.stderr
         assert "run mine has ended after step" in stopped.stdout

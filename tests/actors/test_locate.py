@@ -43,17 +43,26 @@ def listener():
 def test_the_cluster_of_a_run_directory_is_the_one_that_it_names(tmp_path):
     folder = a_run(tmp_path / "d2o", "10.0.0.1:6379")
     environment = {"RAY_ADDRESS": "10.0.0.2:6379"}
-    assert locate(str(folder), environment=environment) == Location("d2o", "10.0.0.1:6379", folder)
+    assert locate(str(folder), environment=environment).address == "10.0.0.1:6379"
     assert locate(str(folder), "10.0.0.3:6379", environment=environment).address == "10.0.0.3:6379"
 
 
 def test_a_name_is_looked_for_in_the_cluster_of_the_environment_else_where_runs_are_by_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert locate("d2o", environment={}) == Location("d2o", "auto", None)
-    folder = a_run(tmp_path / "runs" / "d2o", "10.0.0.1:6379")
+    folder = a_run(tmp_path / "runs" / "d2o", "10.0.0.1:6379", pid=os.getpid(), host=socket.gethostname())
     assert locate("d2o", environment={}) == Location("d2o", "10.0.0.1:6379", folder)
     environment = {"RAY_ADDRESS": "10.0.0.2:6379"}
     assert locate("d2o", environment=environment) == Location("d2o", "10.0.0.2:6379", folder)
+
+
+def test_a_run_is_over_when_its_folder_alone_is_known_and_says_so(tmp_path):
+    finished, killed = a_run(tmp_path / "finished"), a_run(tmp_path / "killed", "127.0.0.1:1")
+    assert locate(str(finished), environment={}).has_ended
+    assert locate(str(killed), environment={}).has_ended
+    environment = {"RAY_ADDRESS": "10.0.0.2:6379"}
+    assert locate(str(finished), environment=environment) == Location("finished", "10.0.0.2:6379", finished)
+    assert not locate(str(killed), "10.0.0.3:6379", environment={}).has_ended
 
 
 @pytest.mark.parametrize("run", ["../../x", "/etc", "a b", "", ".hidden", "d2o\n"])

@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -11,6 +10,7 @@ from negalign_ray.errors import ConfigError
 from negalign_ray.rewards.python_head import import_function
 from negalign_ray.rewards.refusal import refusal_scores
 from negalign_ray.user_code import load_target
+from tests.api.cells import run_cell
 
 NOTEBOOK = Path(__file__).with_name("notebook.py")
 PAIRS = [("Hi", "Thanks, please, thanks."), ("Hi", "You FOOL, you idiot!")]
@@ -19,11 +19,7 @@ PAIRS = [("Hi", "Thanks, please, thanks."), ("Hi", "You FOOL, you idiot!")]
 @pytest.fixture
 def notebook(monkeypatch):
     """Its names, with `__main__` being that file, as it is for a script that runs."""
-    main = ModuleType("__main__")
-    main.__file__ = str(NOTEBOOK)
-    monkeypatch.setitem(sys.modules, "__main__", main)
-    exec(compile(NOTEBOOK.read_text(), NOTEBOOK, "exec"), vars(main))
-    return vars(main)
+    return run_cell(NOTEBOOK.read_text(), file=str(NOTEBOOK), monkeypatch=monkeypatch)
 
 
 def written(function, tmp_path):

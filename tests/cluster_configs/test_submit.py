@@ -111,8 +111,10 @@ def test_a_run_is_submitted_watched_and_stopped_from_outside_the_cluster(outside
     assert (run_dir / "model" / "config.json").is_file()
     assert "scorer/polite_sample" in (run_dir / "metrics.jsonl").read_text()
 
-    cli(outside, "submit", *common, *sets("run.name=long", "learners.steps=2000"))
-    again = cli(outside, "submit", *common, *sets("run.name=long", "learners.steps=2000"), code=2)
+    cli(outside, "submit", *common, *sets("run.name=long", "learners.steps=2000", "guards.enabled=false"))
+    again = cli(
+        outside, "submit", *common, *sets("run.name=long", "learners.steps=2000", "guards.enabled=false"), code=2
+    )
     assert "RunExistsError: run.name=long" in again
     deadline_s = time.monotonic() + 240
     while True:
@@ -123,7 +125,7 @@ def test_a_run_is_submitted_watched_and_stopped_from_outside_the_cluster(outside
         assert time.monotonic() < deadline_s, asked.stdout + asked.stderr
     assert overview["run_dir"] == str(tmp_path / "home" / "runs" / "long")
     assert "training, step" in cli(outside, "status", "long")
-    assert "learner-0 | " in cli(outside, "logs", "long", "learner")
+    assert "conductor-0 | " in cli(outside, "logs", "long", "conductor")
     assert "NoSuchRunError: the cluster at" in cli(outside, "status", "other", code=9)
     assert "run long has ended after step" in cli(outside, "stop", "long")
     assert (tmp_path / "home" / "runs" / "long" / "model" / "config.json").is_file()

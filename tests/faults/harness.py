@@ -15,14 +15,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from negalign_ray.actors.conductor import Status
+from negalign_ray.actors.locate import namespace_of
+from negalign_ray.actors.processes import conductor_name
 from negalign_ray.actors.stall import find_processes
+from negalign_ray.actors.status import Status
 from negalign_ray.config import Config
 from negalign_ray.loops.watchdog import Activity
 from tests.actors.conftest import read_rows
@@ -38,10 +40,12 @@ class Scene:
     """A run in this process, seen from outside: by its files and by what its conductor tells everybody."""
 
     config: Config
+    is_over: threading.Event = field(default_factory=threading.Event)
 
     @property
     def conductor(self) -> Any:
-        return ray.get_actor(f"{self.config.run.name}/conductor")
+        name = self.config.run.name
+        return ray.get_actor(conductor_name(name), namespace=namespace_of(name))
 
     def status(self) -> Status:
         return ray.get(self.conductor.status.remote(), timeout=30)
@@ -56,14 +60,13 @@ class Scene:
     def wait_until(self, moment: Callable[[], Any]) -> Any:
         """What `moment` gives, as soon as that is something."""
         deadline_s = time.monotonic() + GIVE_UP_S
-        while time.monotonic() < deadline_s:
+        while time.monotonic() < deadline_s and not self.is_over.wait(POLL_S):
             try:
                 found = moment()
             except ValueError:  # the conductor has no name yet
                 found = None
             if found:
                 return found
-            time.sleep(POLL_S)
         raise TimeoutError("the moment to strike never came")
 
     def wait_for_step(self, step: int) -> None:
@@ -105,18 +108,17 @@ def gone_within(pids: list[int], *, seconds: float) -> list[int]:
 
 class Saboteur:
     def __init__(self, scene: Scene, strike: Callable[[Scene], None]) -> None:
-        self._scene, self._strike = scene, strike
+        self.scene, self._strike = scene, strike
         self.error: BaseException | None = None
         self.struck_s: float | None = None  # time.monotonic()
         self.next_step_s: float | None = None
-        self._run_is_over = threading.Event()
         self._thread = threading.Thread(target=self._act, daemon=True, name="saboteur")
 
     def start(self) -> None:
         self._thread.start()
 
     def finish(self) -> None:
-        self._run_is_over.set()
+        self.scene.is_over.set()
         self._thread.join(timeout=30)
         if self.error is not None:
             raise self.error
@@ -134,11 +136,11 @@ class Saboteur:
 
     def _act(self) -> None:
         try:
-            self._strike(self._scene)
+            self._strike(self.scene)
             self.struck_s = time.monotonic()
-            metrics = self._scene.config.run_dir / "metrics.jsonl"
+            metrics = self.scene.config.run_dir / "metrics.jsonl"
             before = _num_rows(metrics)
-            while not self._run_is_over.wait(POLL_S):
+            while not self.scene.is_over.wait(POLL_S):
                 if _num_rows(metrics) > before:
                     self.next_step_s = time.monotonic()
                     return
@@ -154,7 +156,11 @@ def _num_rows(path: Path) -> int:
 def sabotage(config: Config, strike: Callable[[Scene], None]) -> Iterator[Saboteur]:
     saboteur = Saboteur(Scene(config), strike)
     saboteur.start()
-    yield saboteur
+    try:
+        yield saboteur
+    except BaseException:
+        saboteur.scene.is_over.set()
+        raise
     saboteur.finish()
 
 

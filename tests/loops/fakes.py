@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from negalign_ray.config import LATENT_DISTANCE
 from negalign_ray.data.instructions import Instruction
-from negalign_ray.errors import RoleError, ScoreError
+from negalign_ray.errors import PlacementError, RoleError, ScoreError
 from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.candidates import with_candidates
 from negalign_ray.loops.orders import OrderFactory
@@ -51,15 +51,17 @@ def answer(order: Order, index: int, version: int) -> Response:
 @dataclass
 class FakeFleet:
     """`fault(kind, number)` is asked before call number 0, 1, ... of each kind: "sample", "score", "load", "empty",
-    "gate", "follow", "guide"."""
+    "gate", "follow", "guide", "replace", "add"."""
 
     num_samplers: int = 1
     fault: Callable[[str, int], bool] = lambda kind, number: False
-    versions: list[int] = field(default_factory=list)
+    versions: dict[int, int] = field(default_factory=dict)  # of the samplers that are there
+    busy: set[int] = field(default_factory=set)
     calls: dict[str, int] = field(default_factory=dict)
     replaced: list[int] = field(default_factory=list)
     waves: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
     hold_samples: asyncio.Event | None = None  # when set, sampling waits for it
+    hold_add: asyncio.Event | None = None  # when set, a new sampler does not start before it
     reference_version: int = 0
     priced_with: list[int] = field(default_factory=list)  # version of the references, for every call of `price`
     guided: list[tuple[int, ...]] = field(default_factory=list)  # order ids of every call of `guide`
@@ -67,7 +69,7 @@ class FakeFleet:
     hold_guide: asyncio.Event | None = None  # when set, the guide waits for it
 
     def __post_init__(self):
-        self.versions = [0] * self.num_samplers
+        self.versions = dict.fromkeys(range(self.num_samplers), 0)
 
     def _fails(self, kind: str) -> bool:
         number = self.calls.get(kind, 0)
@@ -76,9 +78,14 @@ class FakeFleet:
 
     async def sample(self, rank: int, orders: Sequence[Order]) -> StageResult:
         self.waves.append((rank, tuple(order.order_id for order in orders)))
-        await asyncio.sleep(0)
-        if self.hold_samples is not None:
-            await self.hold_samples.wait()
+        assert rank not in self.busy, "a sampler does one thing at a time"
+        self.busy.add(rank)
+        try:
+            await asyncio.sleep(0)
+            if self.hold_samples is not None:
+                await self.hold_samples.wait()
+        finally:
+            self.busy.remove(rank)
         if self._fails("sample"):
             raise RoleError("killed", role="sampler", rank=rank, weight_version=self.versions[rank])
         groups = []
@@ -137,7 +144,22 @@ class FakeFleet:
 
     async def replace_sampler(self, rank: int, weights: object, version: int) -> None:
         self.replaced.append(rank)
+        if self._fails("replace"):
+            raise PlacementError("no place for a sampler")
         self.versions[rank] = version if weights is not None else 0
+
+    async def add_sampler(self, rank: int) -> None:
+        await asyncio.sleep(0)
+        if self.hold_add is not None:
+            await self.hold_add.wait()
+        if self._fails("add"):
+            raise PlacementError("no place for a sampler")
+        assert rank not in self.versions, f"sampler {rank} is there already"
+        self.versions[rank] = 0
+
+    async def remove_sampler(self, rank: int) -> None:
+        assert rank not in self.busy, f"sampler {rank} is removed in the middle of its call"
+        self.versions.pop(rank, None)
 
 
 def _with_reward(group: Group) -> Group:

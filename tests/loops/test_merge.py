@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-import negalign_ray.loops.rollout as rollout_module
+from negalign_ray.loops import crew, production
 from negalign_ray.loops.merge import COUNTS, merge_reports
 from negalign_ray.loops.roles import Batch, StepReport
 from negalign_ray.loops.rollout import Rollout
@@ -28,7 +28,8 @@ def last_row(faults: set[tuple[str, int]], *, num_steps: int = 1, **settings) ->
 
 
 def test_everything_the_rollout_counts_is_reported():
-    counted = re.findall(r'self\.counts\["(\w+)"\] \+=', Path(rollout_module.__file__).read_text())
+    text = "".join(Path(module.__file__).read_text() for module in (crew, production))
+    counted = re.findall(r'counts\["(\w+)"\] \+=', text)
     assert set(counted) == set(COUNTS)
 
 

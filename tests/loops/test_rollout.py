@@ -96,17 +96,23 @@ def test_waves_and_new_weights_wait_for_an_evaluation():
     async def scenario():
         fleet = FakeFleet()
         rollout = make_rollout(fleet, num_steps=2)
-        async with rollout.turn(0):
-            await rollout.start()
+
+        async def evaluates(rank, questions):
             await asyncio.sleep(0.05)
             assert fleet.waves == []
+            return questions
+
+        asking = asyncio.create_task(rollout.crew.spread(["a", "b"], evaluates))
+        await asyncio.sleep(0)
+        await rollout.start()
+        assert await asking == ["a", "b"]
         await rollout.pull(0, timeout_s=5)
         async with rollout.undisturbed() as version:
             publishing = asyncio.create_task(rollout.publish(1, "weights"))
             await asyncio.sleep(0.05)
-            assert (version, fleet.versions) == (0, [0])
+            assert (version, fleet.versions) == (0, {0: 0})
         await publishing
-        assert fleet.versions == [1]
+        assert fleet.versions == {0: 1}
         await rollout.trained(0)
         await rollout.pull(1, timeout_s=5)
         await rollout.close()

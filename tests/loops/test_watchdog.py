@@ -98,6 +98,16 @@ def test_the_seconds_of_work_add_up_and_overlapping_calls_count_once(book, clock
     assert busy_s(book) == {"scorer": 11.0}
 
 
+def test_a_role_that_has_left_is_named_no_more_even_when_its_call_ends_afterwards(book):
+    with book.call("sampler", 0, "sample"):
+        pass
+    with book.call("sampler", 1, "start"):
+        book.leave("sampler", 1)
+    assert shown(book) == ["sampler[0]: idle for 0 s"]
+    with book.call("sampler", 1, "start"):
+        assert shown(book)[1] == "sampler[1]: start for 0 s", "another one of its rank is known again"
+
+
 def test_a_learner_that_waits_does_not_work(book, clock):
     for _ in range(2):
         book.says("learner", 0, "waits for a batch", works=False)

@@ -70,7 +70,7 @@ def test_win_rates_and_benchmarks_are_tables_where_the_summary_has_them():
     benchmarks = {"before": {"arc": {"acc": {"value": 0.31, "stderr": 0.02}}}, "after": {"arc": {}}}
     run = RunFiles(None, "demo", summary={"win_rates": [row], "lm_eval": benchmarks})
     wins, arc = judged_tables(run)
-    assert wins.rows == (("judge", "held-out", "0.700", "0.550 to 0.850", "12", "4", "4", "0.077"),)
-    assert arc.headings == ("Task", "Metric", "Before", "After")
-    assert arc.rows == (("arc", "acc", "0.310 ± 0.020", "–"),)
+    assert wins.rows == (("judge", "held-out", "0.700 [0.550, 0.850]", "12/4/4", "0", "0.077"),)
+    assert arc.headings == ("task", "metric", "before", "after")
+    assert arc.rows == (("arc", "acc", "0.310 ± 0.020", "-"),)
     assert judged_tables(RunFiles(None, "demo")) == []

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from negalign_ray.events import Event, EventKind
 from negalign_ray.report.read import RunFiles
 from negalign_ray.report.verdict import verdict_of
 from tests.report.runs import CONFIG, FIRING, summary_of
@@ -104,6 +105,15 @@ def test_a_figure_without_an_interval_is_named_as_such():
 def test_without_a_comparison_it_says_why(files, expected):
     verdict = verdict_of(files)
     assert (verdict.tone, verdict.headline) == ("neutral", expected)
+
+
+def test_a_run_that_failed_says_why_unless_it_was_resumed_since():
+    failed, resumed = Event(EventKind.FAILED, "sampler[0]: out of memory"), Event(EventKind.RESUME, "from step 20")
+    rows = [{"step": 22}]
+    files = RunFiles(Path("demo"), "demo", config=CONFIG, rows=rows, events=[resumed, failed])
+    assert verdict_of(files).headline == "No verdict: the run failed at step 22 of 60: sampler[0]: out of memory"
+    files = RunFiles(Path("demo"), "demo", config=CONFIG, rows=rows, events=[failed, resumed])
+    assert verdict_of(files).headline.startswith("No verdict yet: the run has no summary.json; it stands at step 22")
 
 
 def test_a_judge_that_also_trained_is_not_called_independent():

@@ -51,10 +51,10 @@ class Chart {
         ArrowLeft: at - 1, ArrowDown: at - 1, ArrowRight: at + 1, ArrowUp: at + 1,
         PageDown: at - 10, PageUp: at + 10, Home: 0, End: last,
       };
-      if (event.key === "Escape") follow(null);
+      if (event.key === "Escape") moveTo(null);
       if (!(event.key in moves)) return;
       event.preventDefault();
-      follow(this.steps[Math.min(last, Math.max(0, moves[event.key]))]);
+      moveTo(this.steps[Math.min(last, Math.max(0, moves[event.key]))]);
     });
   }
 
@@ -173,6 +173,8 @@ function lineBounds(series) {
   return [low === 0 ? 0 : low - air, high === 0 ? 0 : high + air];
 }
 
-const follow = perFrame((step) => {
+function moveTo(step) {
   for (const chart of charts) chart.show(step);
-});
+}
+
+const follow = perFrame(moveTo);  // a pointer moves more often than the screen is drawn

@@ -1,0 +1,168 @@
+"""The samplers of a run: who takes orders, one thing at a time each, which weights they hold, who comes and who goes.
+
+    join --> starts, loads the weights that the others hold, confirms --> SERVES --> leave --> its call ends --> gone
+                                                                         ^  |
+                                                     a new actor --------+--+ fails
+
+A failed sampler is replaced before anybody else may ask it. Where there is no room for a new one, the others go on
+without it; only the last one takes the run with it. Ranks need not be contiguous.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from negalign_ray.errors import NegalignError, RoleError
+from negalign_ray.events import Event, EventKind, Record, forget
+from negalign_ray.loops.roles import Fleet
+
+log = logging.getLogger(__name__)
+Answer, Item = TypeVar("Answer"), TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What every sampler that serves has confirmed."""
+
+    weights: Any = None  # None = the initial model
+    version: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Member:
+    rank: int
+    held: Held  # given to it last; new weights reach one member before all have them
+    serving: bool = True
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # of the actor: one call at a time
+
+
+class Crew:
+    """Belongs to the conductor's event loop."""
+
+    def __init__(self, fleet: Fleet, *, counts: Counter[str], record: Record = forget) -> None:
+        self._fleet, self._counts, self._record = fleet, counts, record
+        self.held = Held()
+        self._members = {rank: _Member(rank, self.held) for rank in range(fleet.num_samplers)}
+        self.updating = asyncio.Lock()  # held by whoever changes `held`: nobody joins in between
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Of those that take orders."""
+        return tuple(sorted(self._members))
+
+    async def ask(self, rank: int, call: Callable[[int], Awaitable[Answer]]) -> Answer:
+        """What sampler `rank` answers, or another where there is none of that rank (any more).
+
+        RoleError when it fails; by then there is a new actor in its place, or it is no longer of the crew.
+        """
+        while True:
+            member = self._member(rank)
+            async with member.lock:
+                if not member.serving:  # it left while this call waited for its turn
+                    continue
+                try:
+                    return await call(member.rank)
+                except RoleError as error:
+                    await self._replace(member, error, member.held)
+                    raise
+
+    async def spread(
+        self, items: Sequence[Item], call: Callable[[int, Sequence[Item]], Awaitable[Sequence[Answer]]]
+    ) -> list[Answer]:
+        """One answer for each item, in order: each sampler gets a contiguous, near-equal part of them, and what one
+        failed at is asked once more."""
+
+        async def answer(rank: int, part: Sequence[Item]) -> Sequence[Answer]:
+            try:
+                return await self.ask(rank, lambda rank: call(rank, part))
+            except RoleError as error:
+                log.warning("%s; asking again", error)
+                return await self.ask(rank, lambda rank: call(rank, part))
+
+        ranks = self.ranks
+        size = max(1, -(-len(items) // len(ranks)))
+        parts = [items[start : start + size] for start in range(0, len(items), size)]
+        answers = await asyncio.gather(*(answer(*each) for each in zip(ranks, parts, strict=False)))
+        return [each for part in answers for each in part]
+
+    async def load(self, held: Held) -> float:
+        """Give new weights to all that serve; the seconds of the slowest. The caller holds `updating`."""
+        return max(await asyncio.gather(*(self._load(member, held) for member in self._members.values())))
+
+    # -- coming and going --------------------------------------------------------------------------------------
+
+    async def join(self, rank: int) -> None:
+        """Start sampler `rank`. It gets orders once it has confirmed the weights that the others hold."""
+        try:
+            await self._fleet.add_sampler(rank)
+            held = self.held
+            await self._give(rank, held)  # while nobody has to wait for it
+            async with self.updating:
+                if self.held is not held:
+                    await self._give(rank, self.held)
+                self._members[rank] = _Member(rank, self.held)
+        except BaseException:
+            await self._fleet.remove_sampler(rank)
+            raise
+
+    async def leave(self, rank: int) -> None:
+        """The call under way is finished; those that wait for their turn go to other samplers."""
+        member = self._members.pop(rank)
+        assert self._members, "the last sampler stays"
+        member.serving = False
+        async with member.lock:
+            await self._fleet.remove_sampler(rank)
+
+    # -- one of them -------------------------------------------------------------------------------------------
+
+    def _member(self, rank: int) -> _Member:
+        ranks = self.ranks
+        return self._members[rank if rank in self._members else ranks[rank % len(ranks)]]
+
+    async def _load(self, member: _Member, held: Held) -> float:
+        async with member.lock:
+            if not member.serving:
+                return 0.0
+            member.held = held
+            try:
+                return (await self._fleet.load_weights(member.rank, held.weights, held.version)).seconds
+            except RoleError as error:
+                await self._replace(member, error, held)
+                return 0.0
+
+    async def _give(self, rank: int, held: Held) -> None:
+        if held.weights is not None:
+            await self._fleet.load_weights(rank, held.weights, held.version)
+
+    async def _replace(self, member: _Member, error: RoleError, held: Held) -> None:
+        """The caller has the member's lock, so that nobody meets the failed actor meanwhile."""
+        rank = member.rank
+        self._record(Event(EventKind.FAULT, error.reason, role="sampler", rank=rank))
+        if not member.serving:
+            return
+        log.warning("%s; replacing it", error)
+        self._counts["samplers_replaced"] += 1
+        try:
+            await self._fleet.replace_sampler(rank, held.weights, held.version)
+        except NegalignError as failure:
+            if self.ranks == (rank,):
+                raise
+            await self._give_up(member, failure)
+            return
+        reason = f"a new actor has version {held.version}"
+        self._record(Event(EventKind.REPLACE, reason, role="sampler", rank=rank, weight_version=held.version))
+
+    async def _give_up(self, member: _Member, failure: NegalignError) -> None:
+        member.serving = False
+        del self._members[member.rank]
+        reason = gone_without(len(self._members), failure)
+        log.warning("sampler[%d]: %s", member.rank, reason)
+        self._record(Event(EventKind.SCALE, reason, role="sampler", rank=member.rank))
+        await self._fleet.remove_sampler(member.rank)
+
+
+def gone_without(num_left: int, failure: NegalignError) -> str:
+    return f"it cannot be replaced, {num_left} go on without it: {failure}"
