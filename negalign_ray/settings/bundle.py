@@ -2,7 +2,7 @@
 
     config.yaml      the resolved settings; every file that was packed is named as below
     inputs/SETTING/  the file or folder that SETTING named by a relative path
-    MODULE.py        reward functions (heads of kind python) that are not installed
+    MODULE.py        reward functions and methods of the form module:NAME that are not installed
 
 A relative path means a file here, and is packed. An absolute path means a file that the cluster's nodes see, and a
 name (of the hub, of something packaged) means the same everywhere; both stay as they are.
@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from negalign_ray.config import Config
+from negalign_ray.config import Config, CustomConfig
 from negalign_ray.errors import ConfigError
 from negalign_ray.settings import dump_config
 from negalign_ray.settings.fingerprint import NAMES_A_FILE
+from negalign_ray.user_code import split_file
 
 CONFIG_FILE, INPUTS = "config.yaml", "inputs"
 LEFT_OUT = frozenset({"__pycache__", "runs", "venv", "node_modules"})  # of a packed folder, and all hidden files
@@ -62,14 +63,15 @@ def make_bundle(config: Config, *, include: Sequence[Path] = (), limit_bytes: in
     files: list[PackedFile] = []
     absolute: dict[str, Path] = {}
     for keys, value in list(_named_paths(tree)):
-        setting, path = ".".join(keys), Path(value).expanduser()
+        source, name_inside = split_file(value)  # path/to/file.py:NAME
+        setting, path = ".".join(keys), Path(source).expanduser()
         if path.is_absolute():
             absolute[setting] = path
         elif path.exists():
             name = f"{INPUTS}/{setting}/{path.resolve().name}"
             files += _packed(path.resolve(), name, setting)
-            _put(tree, keys, name)
-    for setting, target in _python_heads(config):
+            _put(tree, keys, name + name_inside)
+    for setting, target in _python_targets(config):
         files += _module_files(target.partition(":")[0], setting)
     for path in include:
         if not path.exists():
@@ -114,11 +116,17 @@ def _packed(source: Path, name: str, setting: str) -> list[PackedFile]:
     return files
 
 
-def _python_heads(config: Config) -> Iterator[tuple[str, str]]:
-    for section in ("scorers", "evaluation"):
-        for head in getattr(config, section).heads:
-            if head.kind == "python":
-                yield f"{section}.heads.{head.name}", head.target
+def _python_targets(config: Config) -> Iterator[tuple[str, str]]:
+    """Those of the form module:NAME; a file is a path like any other."""
+    targets = {
+        f"{section}.heads.{head.name}": head.target
+        for section in ("scorers", "evaluation")
+        for head in getattr(config, section).heads
+        if head.kind == "python"
+    }
+    if isinstance(config.method, CustomConfig):
+        targets["method.target"] = config.method.target
+    return ((setting, target) for setting, target in targets.items() if not split_file(target)[1])
 
 
 def _module_files(module: str, setting: str) -> list[PackedFile]:
