@@ -31,17 +31,23 @@ def load_target(target: str, *, where: str, what: str = "NAME") -> Any:
     return found
 
 
+def split_file(target: str) -> tuple[str, str]:
+    """("path/to/file.py", ":NAME"); (target, "") for anything that is not of this form."""
+    source, colon, name = target.rpartition(":")
+    return (source, colon + name) if source.endswith(".py") else (target, "")
+
+
 def file_of(target: str) -> Path | None:
     """The file of `path/to/file.py:NAME`, where there is one."""
-    source, colon, _ = target.rpartition(":")
+    source, name = split_file(target)
     path = Path(source).expanduser()
-    return path if colon and source.endswith(".py") and path.is_file() else None
+    return path if name and path.is_file() else None
 
 
 def absolute_target(target: str) -> str:
     """The same target for a process with another working directory."""
     file = file_of(target)
-    return target if file is None else f"{file.resolve()}:{target.rpartition(':')[2]}"
+    return target if file is None else f"{file.resolve()}{split_file(target)[1]}"
 
 
 def line_in(error: BaseException, file: str | None) -> str:

@@ -124,3 +124,29 @@ def test_too_much_is_refused_with_the_largest_files(project):
     (project / "data" / "negatives.jsonl").write_text("x" * 3 * 2**20)
     with pytest.raises(ConfigError, match=r"3\.0 MiB along, more than --limit-mib=2; .*data\.path: .*negatives\.jsonl"):
         bundle_of("data.path=data/negatives.jsonl", limit_bytes=2 * 2**20)
+
+
+def test_python_files_with_a_name_inside_are_packed_like_any_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def score(pairs):\n    return [0.0] * len(pairs)\nMETHOD = 1\n")
+    config = load_config(
+        preset="quickstart",
+        overrides=[
+            "method.name=custom",
+            "method.target=mine.py:METHOD",
+            "scorers.heads=[{name: a, kind: python, target: 'mine.py:score'}]",
+            f"evaluation.heads=[{{name: b, kind: python, target: '{tmp_path}/mine.py:score'}}]",
+        ],
+    )
+    bundle = make_bundle(config, limit_bytes=2**20)
+    assert bundle.config.method.target == "inputs/method.target/mine.py:METHOD"
+    assert bundle.config.scorers.heads[0].target == "inputs/scorers.heads.0.target/mine.py:score"
+    assert {file.name for file in bundle.files} >= {"inputs/method.target/mine.py"}
+    assert bundle.absolute["evaluation.heads.0.target"] == tmp_path / "mine.py", "stays where all nodes see it"
+
+
+def test_the_module_of_a_method_is_packed(tmp_path, monkeypatch):
+    (tmp_path / "a_method_of_mine.py").write_text("METHOD = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = load_config(overrides=["method.name=custom", "method.target=a_method_of_mine:METHOD"])
+    assert "a_method_of_mine.py" in {file.name for file in make_bundle(config, limit_bytes=2**20).files}

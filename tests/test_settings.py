@@ -216,7 +216,9 @@ def test_yaml_surprises_are_refused_with_file_and_line(tmp_path, text, expected)
 
 
 def test_a_missing_or_binary_file_is_refused(tmp_path):
-    assert "cannot be read" in refusal(file=tmp_path / "absent.yaml")
+    assert refusal(file=tmp_path / "absent.yaml").startswith(f"there is no file {tmp_path / 'absent.yaml'}; Give")
+    write(tmp_path / "absence.yaml", "")
+    assert f"did you mean {tmp_path / 'absence.yaml'}? Give" in refusal(file=tmp_path / "absent.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     assert "cannot be read" in refusal(file=tmp_path / "binary.yaml")
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,8 @@ from typing import Any
 
 import ray
 
-from negalign_ray.actors.locate import namespace_of
+from negalign_ray.actors.host_memory import require_memory_here
+from negalign_ray.actors.locate import namespace_of, why_silent
 from negalign_ray.actors.packing import Node, Placement, explain_missing, require_seats, require_whole_gpus, seat
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.token import ensure_token
@@ -17,6 +19,7 @@ from negalign_ray.config import OBJECT_STORE_BYTES
 from negalign_ray.errors import PlacementError, RoleError, TokenError
 
 log = logging.getLogger(__name__)
+HOST_PORT = re.compile(r"[\w.\[\]:-]+:\d+")  # not "auto", "local" or ray://
 
 
 def placements(plan: Plan) -> list[Placement]:
@@ -62,8 +65,9 @@ def cluster(plan: Plan, *, train: bool = True) -> Iterator[None]:
 
     PlacementError unless it can hold the run (`train`), or an evaluation alone.
     """
+    now, later = (placements(plan), evaluation_placements(plan)) if train else (answering_placements(plan), [])
+    require_memory_here(plan, now)
     with shared_cluster(namespace_of(plan.config.run.name) if train else None):
-        now, later = (placements(plan), evaluation_placements(plan)) if train else (answering_placements(plan), [])
         require_room(now, later=later, patience_s=plan.config.deadlines.place_s)
         yield
 
@@ -99,6 +103,8 @@ def start_ray(namespace: str | None = None, *, init: Callable[..., Any] = ray.in
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         ensure_token()
+    elif HOST_PORT.fullmatch(address) and (reason := why_silent(address)):  # Ray itself would ask for minutes
+        raise _start_error(ConnectionError(reason), address)
     try:
         init(**init_settings(address), namespace=namespace)
     except Exception as error:  # Ray raises Exception itself when its node does not come up

@@ -18,11 +18,12 @@ import ray
 from rich.console import RenderableType
 
 from negalign_ray.actors.card import write_card
-from negalign_ray.actors.cluster import cluster
+from negalign_ray.actors.cluster import cluster, placements
 from negalign_ray.actors.conductor import Status
 from negalign_ray.actors.dry_run import describe
 from negalign_ray.actors.evaluator import SIDES_FILE, Evaluation
 from negalign_ray.actors.failures import explained, learner_failure, sigterm_interrupts
+from negalign_ray.actors.host_memory import require_memory_here
 from negalign_ray.actors.learner import make_trainer
 from negalign_ray.actors.locate import namespace_of, require_idle
 from negalign_ray.actors.plan import Plan, make_plan
@@ -33,7 +34,7 @@ from negalign_ray.actors.stall import explain_stall
 from negalign_ray.config import Config
 from negalign_ray.engines.checkpoints import FOLDER as CHECKPOINTS
 from negalign_ray.engines.checkpoints import MANIFEST, CheckpointStore
-from negalign_ray.errors import ConfigError, NegalignError, ScoreError, StallError
+from negalign_ray.errors import NegalignError, ScoreError, StallError
 from negalign_ray.evaluation.measure import Answered
 from negalign_ray.evaluation.summary_csv import summary_csv
 from negalign_ray.evaluation.table import summary_markdown
@@ -45,6 +46,7 @@ from negalign_ray.report import FILE_NAME as REPORT
 from negalign_ray.report import write_report
 from negalign_ray.report.read import CARD
 from negalign_ray.settings import dump_config
+from negalign_ray.settings.run_dir import holds_run, require_new
 from negalign_ray.trackers import TRACKERS
 
 log = logging.getLogger(__name__)
@@ -99,24 +101,16 @@ def _carry_out(
 
 def dry_run(config: Config) -> RenderableType:
     """Everything `train` checks before it starts anything, and what it would start."""
-    return describe(make_plan(config))
-
-
-def require_new(config: Config) -> None:
-    """ConfigError when the run directory holds a run that must not be overwritten, or that goes on."""
-    run_dir = config.run_dir
-    require_idle(run_dir)
-    if (run_dir / "metrics.jsonl").exists() and not config.run.overwrite:
-        raise ConfigError(
-            f"run.name={config.run.name}: {run_dir} already holds a run; choose another name with "
-            "--set run.name=..., or delete it with --set run.overwrite=true."
-        )
+    plan = make_plan(config)
+    require_memory_here(plan, placements(plan))
+    return describe(plan)
 
 
 def create_run_dir(config: Config) -> None:
-    require_new(config)
     run_dir = config.run_dir
-    if (run_dir / "metrics.jsonl").exists():
+    require_idle(run_dir)
+    require_new(config)
+    if holds_run(config):
         _delete_results(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.yaml").write_text(dump_config(config))

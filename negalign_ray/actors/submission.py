@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from negalign_ray.actors.jobs import PROGRAM, Jobs, jobs_of_run, refusals, submit_run
+from negalign_ray.actors.locate import require_idle
 from negalign_ray.actors.plan import make_plan
 from negalign_ray.actors.plan_checks import check_checkpoints
-from negalign_ray.actors.run import require_new
 from negalign_ray.config import Config, HeadConfig
 from negalign_ray.errors import RunExistsError
 from negalign_ray.rewards.json_post import check_url
 from negalign_ray.settings import load_config
 from negalign_ray.settings.bundle import CONFIG_FILE, INPUTS, Bundle, make_bundle, relocated
+from negalign_ray.settings.run_dir import require_new
 
 COMMAND = "train-submitted"  # of the command line there
 
@@ -89,6 +90,7 @@ def unpack(folder: Path, *, home: Path) -> Config:
     folder_of_runs = home / str(config.run.dir).removeprefix("~/")  # an absolute one stays what it is
     place = config.run.model_copy(update={"dir": folder_of_runs})
     config = config.model_copy(update={"run": place})
+    require_idle(config.run_dir)
     require_new(config)
     target = config.run_dir / INPUTS
     shutil.rmtree(target, ignore_errors=True)

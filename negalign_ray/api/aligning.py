@@ -8,10 +8,12 @@ from typing import Any
 from negalign_ray.api.inputs import Head, Rows, data_path, head_settings
 from negalign_ray.api.result import Run, open_run
 from negalign_ray.cli import DEFAULT_PRESET, QUIET
+from negalign_ray.cli.first_look import first_look
 from negalign_ray.config import Config
 from negalign_ray.errors import ConfigError
 from negalign_ray.settings import Tree, list_presets, load_config
 from negalign_ray.settings.comparison import nested
+from negalign_ray.settings.run_dir import require_new
 
 MethodChoice = str | Path | Mapping[str, Any]
 
@@ -65,6 +67,8 @@ def align(
         overrides=overrides,
         settings=settings,
     )
+    first_look(config)
+    require_new(config)
     return _train(config, progress=progress)
 
 

@@ -142,6 +142,9 @@ def train(
 
 
 def run_training(settings: "Config") -> None:
+    from negalign_ray.settings.run_dir import require_new
+
+    require_new(settings)
     from negalign_ray.actors.run import train as run
     from negalign_ray.cli.progress import Progress
 
@@ -321,10 +324,11 @@ def bench(
     json_file: Json = None,
 ) -> None:
     """Measure every role against its ceiling on this machine, and print one JSON object."""
+    settings = _load(preset, config, overrides)
     from negalign_ray.bench.run import bench as run
 
     sections = None if only is None else [name.strip() for name in only.split(",")]
-    figures = run(_load(preset, config, overrides), sections=sections)
+    figures = run(settings, sections=sections)
     out.print_json(data=figures)
     _write_json(json_file, figures)
 
@@ -344,9 +348,9 @@ def plan(
     json_file: Json = None,
 ) -> None:
     """Who would sit where, the memory of each role, and with --bench the time of a step. Starts nothing."""
+    settings = _load(preset, config, overrides)
     from negalign_ray.cli.planning import show_plan
 
-    settings = _load(preset, config, overrides)
     figures = show_plan(settings, cluster=cluster, bench=bench_files or [], simulate=simulate, out=out)
     _write_json(json_file, figures)
     if figures["missing"]:
@@ -381,14 +385,14 @@ def data_check(
     overrides: Overrides = None,
 ) -> None:
     """Format, counts, lengths, broken rows, and one row with its loss mask. Exits with 3 when rows are broken."""
+    named = {"data.path": file, "data.format": layout, "model.path": model}
+    more = [f"{name}={_quoted(value)}" for name, value in named.items() if value is not None]
+    settings = _load(preset, config, [*(overrides or []), *more])
     from negalign_ray.data.chat import load_chat
     from negalign_ray.data.check import check_data, render_report
     from negalign_ray.errors import DataError
     from negalign_ray.models.packaged import resolve_model
 
-    named = {"data.path": file, "data.format": layout, "model.path": model}
-    more = [f"{name}={_quoted(value)}" for name, value in named.items() if value is not None]
-    settings = _load(preset, config, [*(overrides or []), *more])
     chat = load_chat(resolve_model(settings.model.path), template=settings.model.chat_template)
     report = check_data(settings.data, chat)
     out.print(render_report(report, show_text=show_text, max_problems=max_problems))
@@ -411,9 +415,9 @@ def data_judge(
     overrides: Overrides = None,
 ) -> None:
     """Fit a judge on a share of the rows, and write the other rows to train on: the judge never meets them."""
+    settings = _load(preset, config, [*(overrides or []), f"data.path={_quoted(file)}"])
     from negalign_ray.cli.judge import make_judge
 
-    settings = _load(preset, config, [*(overrides or []), f"data.path={_quoted(file)}"])
     made = make_judge(settings, out_dir, judge_frac=frac, text_input=reads)
     auroc = "unknown" if made.card.auroc is None else f"{made.card.auroc:.3f}"
     lines = {
@@ -425,11 +429,15 @@ def data_judge(
 
 
 def _load(preset: str | None, file: Path | None, overrides: list[str] | None) -> "Config":
+    """Call it before seconds of imports: what can be seen at once is said at once."""
+    from negalign_ray.cli.first_look import first_look
     from negalign_ray.settings import load_config
 
     if preset is None and file is None:
         preset = DEFAULT_PRESET
-    return load_config(preset=preset, file=file, overrides=overrides or [])
+    config = load_config(preset=preset, file=file, overrides=overrides or [])
+    first_look(config)
+    return config
 
 
 def _quoted(value: str) -> str:

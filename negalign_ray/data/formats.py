@@ -80,7 +80,7 @@ def recognise(columns: Collection[str], *, wanted: str = "auto", source: str) ->
             return name
     known = "; ".join(f"{name} {layout.describe()}" for name, layout in FORMATS.items())
     raise DataError(
-        f"{source}: the columns {sorted(columns)} make no known format. Formats: {known}. {_nearest(columns)}"
+        f"{source}: the columns {sorted(columns)} make no known format. {_nearest(columns)} All formats: {known}."
     )
 
 
@@ -89,19 +89,23 @@ def _name(missing: list[tuple[str, ...]]) -> str:
 
 
 def _nearest(columns: Collection[str]) -> str:
-    """The format that lacks least, counting a column with a similar name as half there."""
+    """The format that lacks least, counting a column with a similar name as half there, and one left over as half."""
 
     def similar(names: tuple[str, ...]) -> str | None:
-        found = [m for name in names for m in difflib.get_close_matches(name, sorted(columns), n=1, cutoff=0.6)]
+        found = [other for name in names for other in SYNONYMS.get(name, ()) if other in columns]
+        found += [m for name in names for m in difflib.get_close_matches(name, sorted(columns), n=1, cutoff=0.6)]
         return found[0] if found else None
 
     def lack(name: str) -> float:
-        return sum(0.5 if similar(names) else 1.0 for names in FORMATS[name].missing(columns))
+        missing = FORMATS[name].missing(columns)
+        similar_ones = {similar(names) for names in missing} - {None}
+        used = {column for names in FORMATS[name].columns for column in names} & set(columns) | similar_ones
+        return len(missing) - 0.5 * len(similar_ones) + 0.5 * (len(columns) - len(used))
 
     nearest = min(FORMATS, key=lack)
     missing = FORMATS[nearest].missing(columns)
-    renames = [f"rename {similar(names)!r} to {names[0]!r}" for names in missing if similar(names)]
-    advice = f"; {' and '.join(renames)}?" if renames else "."
+    renames = [f"{similar(names)!r} to {names[0]!r}" for names in missing if similar(names)]
+    advice = f": rename {' and '.join(renames)}." if renames else "."
     return f"Nearest: {nearest!r}, which lacks {_name(missing)}{advice}"
 
 
@@ -176,6 +180,13 @@ def _read_pku(values: Values):
 
 
 PROMPT = ("prompt", "messages")
+SYNONYMS = {  # what others call our columns
+    "prompt": ("question", "instruction", "input", "query", "request", "context"),
+    "rejected": ("bad_answer", "bad_response", "rejected_response", "negative", "loser"),
+    "chosen": ("good_answer", "good_response", "chosen_response", "positive", "winner"),
+    "response": ("answer", "output", "reply"),
+    "label": ("is_safe", "class"),
+}
 PKU_COLUMNS = ("response_0", "response_1", "is_response_0_safe", "is_response_1_safe")
 FORMATS = {
     "pku_saferlhf": Format((PROMPT, *((name,) for name in PKU_COLUMNS)), _read_pku),

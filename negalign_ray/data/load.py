@@ -72,7 +72,9 @@ def load_prompts(
         num_lacking_role=len(train) - len(usable_train),
         num_also_heldout=num_also_heldout,
     )
-    _require_train(data, config=config, needs=needs)
+    if not data.train:
+        lacking = {role for role in needs if not all(_has(prompt, {role}) for prompt in train)}
+        raise _nothing_left(data, config=config, lacking=lacking)
     return data
 
 
@@ -110,13 +112,11 @@ def _train_limit(config: DataConfig) -> int | None:
     return None if config.limit is None else config.limit - (_heldout_limit(config) or 0)
 
 
-def _require_train(data: LoadedData, *, config: DataConfig, needs: Collection[Role]) -> None:
-    if data.train:
-        return
-    roles = " and ".join(f"{name} ({COLUMNS[role]})" for role, name in ROLE_NAMES.items() if role in needs) or "nothing"
-    raise DataError(
+def _nothing_left(data: LoadedData, *, config: DataConfig, lacking: Collection[Role]) -> DataError:
+    roles = " or ".join(f"{name} ({COLUMNS[role]})" for role, name in ROLE_NAMES.items() if role in lacking)
+    return DataError(
         f"data.path={config.path!r} leaves no prompt to train on: of {data.report.num_prompts} sound prompts, "
-        f"{data.num_lacking_role} lack {roles}, {data.num_also_heldout} are in data.heldout_path, and "
+        f"{data.num_lacking_role} lack {roles or 'nothing'}, {data.num_also_heldout} are in data.heldout_path, and "
         f"{len(data.heldout)} are held out (data.heldout_frac={config.heldout_frac}, data.limit={config.limit}). "
         "Give it more rows, another method, or a smaller held-out share."
     )

@@ -14,13 +14,12 @@ from typing import Protocol
 
 from negalign_ray.config import DataConfig
 from negalign_ray.data.chat import RenderedPrompt
-from negalign_ray.data.formats import Example, read_example, recognise
-from negalign_ray.data.sources import SourceRow, read_rows, source_name
+from negalign_ray.data.first_rows import open_rows
+from negalign_ray.data.formats import Example, read_example
+from negalign_ray.data.sources import SourceRow
 from negalign_ray.data.turns import BadRow, Kind, Messages
 from negalign_ray.errors import DataError
 from negalign_ray.records import Prompt, Response, Role, TokenIds
-
-SNIFFED_ROWS = 100  # the format is recognised from the columns of the first rows
 
 
 class Rendering(Protocol):
@@ -61,20 +60,13 @@ class Prepared:
 
 def prepare(path: str, *, config: DataConfig, chat: Rendering) -> Prepared:
     """Read the whole file. Broken rows end up in `problems`; DataError only when nothing can be read at all."""
-    source = source_name(path)
-    rows = read_rows(path, split=config.split)
-    head = list(itertools.islice(rows, SNIFFED_ROWS))
-    columns = {column for row in head for column in row.values}
-    if not columns:
-        faults = f"; the first row is {head[0].fault}" if head and head[0].fault else ""
-        raise DataError(f"{source}: there is no row with columns in it{faults}.")
-    layout = recognise(columns, wanted=config.format, source=source)
-    state = _Preparation(layout=layout, config=config, chat=chat)
-    for row in itertools.chain(head, rows):
+    opened = open_rows(path, config=config)
+    state = _Preparation(layout=opened.format, config=config, chat=chat)
+    for row in opened.rows:
         state.add(row)
     return Prepared(
-        source=source,
-        format=layout,
+        source=opened.source,
+        format=opened.format,
         num_rows=state.num_rows,
         prompts=tuple(state.prompts.values()),
         problems=tuple(state.problems),

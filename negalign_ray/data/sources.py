@@ -48,6 +48,12 @@ def read_rows(path: str, *, split: str = "train", setting: str = "data.path") ->
     return _dataset_rows(_load_hub(path, split=split, setting=setting, hint=_near_names(file)))
 
 
+def is_on_disk(path: str) -> bool:
+    """Whether `read_rows` would open a plain file, or say at once that there is none; a hub is not asked."""
+    file = PACKAGED.get(path) or Path(path).expanduser()
+    return file.is_file() or (not file.is_dir() and _looks_like_file(path))
+
+
 def source_name(path: str) -> str:
     """Short name for messages: the file's name, or the hub name as given."""
     return Path(path).name if Path(path).exists() else path
@@ -95,6 +101,8 @@ def _json_row(number: int, line: bytes) -> SourceRow:
         values = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         return SourceRow(number, {}, f"not UTF-8 at byte {error.start} of the line")
+    except json.JSONDecodeError as error:  # its own line number counts inside the row
+        return SourceRow(number, {}, f"not JSON: {error.msg} at character {error.pos + 1}")
     except (ValueError, RecursionError) as error:
         return SourceRow(number, {}, f"not JSON: {error}")
     return _object_row(number, values)

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from negalign_ray.errors import ModelError
@@ -86,17 +87,28 @@ def resolve_model(path: str) -> Path:
     A packaged model is converted at its first use (about 30 s). Raises ModelError when nothing of that name can be
     found, or when it has no safetensors weights.
     """
+    look_for_model(path)
     folder = Path(path).expanduser()
     if path and folder.is_dir():  # "" would be the current folder
-        return _require_complete(folder, path)
-    if path in PACKAGED_MODELS:
-        return _converted(path)
-    if folder.exists() or folder.is_absolute() or not _HUB_NAME.fullmatch(path):
+        return folder
+    return _converted(path) if path in PACKAGED_MODELS else _downloaded(path)
+
+
+def look_for_model(path: str) -> None:
+    """ModelError for what can be seen at once not to be a model; a name that a hub may know passes."""
+    folder = Path(path).expanduser()
+    if path and folder.is_dir():
+        _require_complete(folder, path)
+    elif path not in PACKAGED_MODELS and (folder.exists() or folder.is_absolute() or not _HUB_NAME.fullmatch(path)):
         raise ModelError(
             f"model.path={path!r} is not a folder; give a folder with config.json and *.safetensors, a name on the "
-            f"Hugging Face hub (owner/name), or a packaged model ({', '.join(PACKAGED_MODELS)})."
+            f"Hugging Face hub (owner/name), or a packaged model ({', '.join(PACKAGED_MODELS)}).{_near(path)}"
         )
-    return _downloaded(path)
+
+
+def _near(path: str) -> str:
+    near = get_close_matches(path, PACKAGED_MODELS, n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def resolve_backbone(path: str) -> Path:
@@ -159,14 +171,14 @@ def _downloaded(name: str) -> Path:
     except RepositoryNotFoundError as error:
         raise ModelError(
             f"model.path={name!r} is no folder here and no model on the hub (or a private one: `hf auth login`); "
-            f"check the spelling, or use a packaged model ({', '.join(PACKAGED_MODELS)})."
+            f"check the spelling, or use a packaged model ({', '.join(PACKAGED_MODELS)}).{_near(name)}"
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
             f"model.path={name!r} is no folder here, and the hub could not be asked for it ({reason[0]}). Download it "
             "on a machine with access (`hf download NAME --local-dir FOLDER`) and set model.path=FOLDER, or use a "
-            f"packaged model ({', '.join(PACKAGED_MODELS)})."
+            f"packaged model ({', '.join(PACKAGED_MODELS)}).{_near(name)}"
         ) from error
     return _require_complete(folder, name)
 

@@ -143,6 +143,10 @@ def _read_with_base(path: Path, *, may_extend: bool = True, presets_dir: Path = 
 def _read(path: Path) -> Tree:
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = get_close_matches(path.name, [other.name for other in path.parent.glob("*.y*ml")], n=1)
+        hint = f"did you mean {path.parent / near[0]}? " if near else ""
+        raise ConfigError(f"there is no file {path}; {hint}Give a YAML file, or --preset with a name.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}; give a YAML file, or --preset with a name.") from None
     tree = parse_yaml(text, where=str(path))

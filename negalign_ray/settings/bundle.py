@@ -21,6 +21,7 @@ from negalign_ray.config import Config, CustomConfig
 from negalign_ray.errors import ConfigError
 from negalign_ray.settings import dump_config
 from negalign_ray.settings.fingerprint import NAMES_A_FILE
+from negalign_ray.user_code import split_file
 
 CONFIG_FILE, INPUTS = "config.yaml", "inputs"
 LEFT_OUT = frozenset({"__pycache__", "runs", "venv", "node_modules"})  # of a packed folder, and all hidden files
@@ -63,14 +64,14 @@ def make_bundle(config: Config, *, include: Sequence[Path] = (), limit_bytes: in
     files: list[PackedFile] = []
     absolute: dict[str, Path] = {}
     for keys, value in list(_named_paths(tree)):
-        setting, (source, attribute) = ".".join(keys), _split_target(value)
-        path = Path(source).expanduser()
+        source, name_inside = split_file(value)  # path/to/file.py:NAME
+        setting, path = ".".join(keys), Path(source).expanduser()
         if path.is_absolute():
             absolute[setting] = path
         elif path.exists():
             name = f"{INPUTS}/{setting}/{path.resolve().name}"
             files += _packed(path.resolve(), name, setting)
-            _put(tree, keys, name + attribute)
+            _put(tree, keys, name + name_inside)
     for setting, module in _modules(config):
         files += _module_files(module, setting)
     for path in include:
@@ -90,12 +91,6 @@ def relocated(config: Config, folder: Path) -> Config:
         if value.startswith(f"{INPUTS}/"):
             _put(tree, keys, str(folder / value))
     return Config.model_validate(tree)
-
-
-def _split_target(value: str) -> tuple[str, str]:
-    """ "rewards/mine.py:score" -> ("rewards/mine.py", ":score"); anything else has nothing after it."""
-    source, colon, name = value.rpartition(":")
-    return (source, f":{name}") if colon and source.endswith(".py") else (value, "")
 
 
 def _named_paths(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -138,9 +133,8 @@ def _modules(config: Config) -> Iterator[tuple[str, str]]:
         heads = enumerate(getattr(config, section).heads)
         named += [(f"{section}.heads.{number}.target", head.target) for number, head in heads if head.kind == "python"]
     for setting, target in named:
-        source = target.rpartition(":")[0]
-        if not source.endswith(".py"):
-            yield setting, source
+        if not split_file(target)[1]:
+            yield setting, target.partition(":")[0]
 
 
 def _module_files(module: str, setting: str) -> list[PackedFile]:

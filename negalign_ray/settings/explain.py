@@ -94,6 +94,7 @@ def _explain_one(details: ErrorDetails, schema: Schema) -> Iterator[str]:
         yield f"{name}={shown(value)}: this is a section; set {_examples(name, schema)} inside it."
     else:
         what = details["msg"].replace("Input should be ", "must be ").replace("Input should ", "should ")
+        what = what.replace("a valid tuple", "a list")
         yield f"{name}={shown(value)}: {what[0].lower()}{what[1:]}; {_remedy(kind, name, schema)}."
 
 

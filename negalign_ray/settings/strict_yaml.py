@@ -45,6 +45,7 @@ def parse_yaml(text: str, *, where: str) -> Any:
         raise ConfigError(f"{where}:{refused.line}: {refused}.") from None
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
-        raise ConfigError(f"{where}{line}: {error.problem or error.context}.") from None
+        remedy = "; indent with spaces, not with tabs" if "'\\t'" in str(error.problem) else ""
+        raise ConfigError(f"{where}{line}: {error.problem or error.context}{remedy}.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: this is not YAML ({str(error).splitlines()[0]}).") from None

@@ -149,8 +149,24 @@ def test_unknown_columns_are_refused_with_the_formats_and_the_nearest_one():
     message = str(caught.value)
     assert "bad.csv: the columns ['prompts', 'reject'] make no known format" in message
     assert "pairs {prompt|messages, chosen, rejected}" in message
-    assert "Nearest: 'negatives'" in message or "Nearest: 'hh_transcripts'" in message
-    assert "rename 'reject' to 'rejected'" in message
+    assert "Nearest: 'negatives'" in message
+    assert "rename 'prompts' to 'prompt' and 'reject' to 'rejected'." in message
+
+
+@pytest.mark.parametrize(
+    ("columns", "advice"),
+    [
+        ({"question", "bad_answer"}, "'negatives', which lacks 'prompt|messages' and 'rejected': rename 'question' to"),
+        ({"question", "bad_answer", "id"}, "'negatives'"),
+        ({"prompt", "answer", "is_safe"}, "'unpaired', which lacks .* rename 'answer' to .* and 'is_safe' to 'label'"),
+        ({"prompt", "rejected_response", "chosen_response"}, "'pairs'"),
+        ({"rejcted"}, "'hh_transcripts', which lacks 'rejected': rename 'rejcted' to 'rejected'."),
+        ({"colour", "size"}, "which lacks"),
+    ],
+)
+def test_columns_that_others_call_differently_are_recognised_for_advice(columns, advice):
+    with pytest.raises(DataError, match=f"Nearest: .*{advice}"):
+        recognise(columns, source="rows.jsonl")
 
 
 def test_a_wanted_format_without_its_columns_is_refused():
