@@ -363,6 +363,8 @@ class LoRAConfig(Section):
 
 class LearnersConfig(Resources):
     num: PositiveInt = 1  # ranks of the ZeRO group
+    min_num: PositiveInt | None = None  # elastic: start with fewer ranks, down to this, where there is no room for num
+    restarts: NonNegativeInt = 0  # how often a run goes on by itself from its newest checkpoint after a rank has died
     steps: PositiveInt = 300  # optimizer steps
     groups_per_step: PositiveInt = 16  # batch number 1: prompts per optimizer step, all ranks together
     micro_batch_tokens: PositiveInt = 2048  # batch number 2: tokens of one forward/backward on one rank
@@ -400,6 +402,15 @@ class JudgeConfig(Section):
     concurrency: PositiveInt = 4  # requests under way at once
     deadline_s: PositiveFloat = 60.0  # one attempt
     max_retries: NonNegativeInt = 5
+
+    @model_validator(mode="after")
+    def _num_is_the_most(self):
+        if self.min_num is not None and self.min_num > self.num:
+            raise ValueError(
+                f"learners.min_num={self.min_num} is above learners.num={self.num}, which is how many ranks there are "
+                "where there is room; swap them."
+            )
+        return self
 
 
 class EvaluationConfig(Section):
