@@ -364,6 +364,8 @@ class LoRAConfig(Section):
 
 class LearnersConfig(Resources):
     num: PositiveInt = 1  # ranks of the ZeRO group
+    min_num: PositiveInt | None = None  # elastic: start with fewer ranks, down to this, where there is no room for num
+    restarts: NonNegativeInt = 0  # how often a run goes on by itself from its newest checkpoint after a rank has died
     steps: PositiveInt = 300  # optimizer steps
     groups_per_step: PositiveInt = 16  # batch number 1: prompts per optimizer step, all ranks together
     micro_batch_tokens: PositiveInt = 2048  # batch number 2: tokens of one forward/backward on one rank
@@ -381,6 +383,15 @@ class LearnersConfig(Resources):
     max_row_tokens: PositiveInt = 512  # responses of one prompt share a row (and its prompt) up to this length
     lora: LoRAConfig | None = None  # null = all weights are trained
     mismatch_every: NonNegativeInt = 10  # steps between sampler/learner log-prob comparisons; 0 = never
+
+    @model_validator(mode="after")
+    def _num_is_the_most(self):
+        if self.min_num is not None and self.min_num > self.num:
+            raise ValueError(
+                f"learners.min_num={self.min_num} is above learners.num={self.num}, which is how many ranks there are "
+                "where there is room; swap them."
+            )
+        return self
 
 
 class JudgeConfig(Section):

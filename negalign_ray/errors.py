@@ -87,6 +87,10 @@ def _rebuild_role_error(cls, message, role, rank, weight_version):
     return cls(message, role=role, rank=rank, weight_version=weight_version)
 
 
+class DiedError(RoleError):
+    """The process of a role is gone, or its node: it says nothing of its own any more."""
+
+
 class ScoreError(RoleError):
     """A reward head failed for good (after its retries). The groups it was scoring are dropped and counted."""
 

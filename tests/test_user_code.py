@@ -1,10 +1,13 @@
 """Python of the user's own, by file or by module."""
 
+import json
 import re
 
 import pytest
 
 from negalign_ray.errors import ConfigError
+from negalign_ray.settings import load_config
+from negalign_ray.settings.fingerprint import changes, fingerprint
 from negalign_ray.user_code import absolute_target, file_of, load_target
 
 
@@ -64,3 +67,16 @@ def test_what_cannot_be_loaded_is_one_message(file, target, reason):
         load(target.format(folder=folder))
     assert str(caught.value).startswith("head 'x': target=")
     assert re.search(reason, str(caught.value))
+
+
+@pytest.mark.parametrize("setting", ["method", "scorers"])
+def test_a_run_notices_that_the_code_behind_a_target_has_changed(file, setting):
+    overrides = {
+        "method": ["method.name=custom", f"method.target={file}:one"],
+        "scorers": [f"scorers.heads=[{{name: mine, kind: python, target: '{file}:one'}}]"],
+    }[setting]
+    config = load_config(overrides=overrides)
+    written = json.loads(json.dumps(fingerprint(config)))
+    assert changes(written, config) == []
+    file.write_text(file.read_text() + "# changed\n")
+    assert changes(written, config) == [f"{file} has changed"]

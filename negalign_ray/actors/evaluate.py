@@ -17,7 +17,8 @@ from negalign_ray.actors.evaluation_folder import KEPT, evaluation_folder, finis
 from negalign_ray.actors.evaluator import SIDES_FILE, Answered, Evaluation
 from negalign_ray.actors.plan import Plan, make_plan
 from negalign_ray.actors.processes import typed, wait_until_ready
-from negalign_ray.actors.run import OnStatus, ignore_status, write_summary
+from negalign_ray.actors.results import write_summary
+from negalign_ray.actors.run import OnStatus, ignore_status
 from negalign_ray.actors.starting import make_sampler
 from negalign_ray.config import Config
 from negalign_ray.errors import StallError

@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from negalign_ray.config import Resources
-from negalign_ray.errors import NegalignError, RoleError, StallError
+from negalign_ray.errors import DiedError, NegalignError, RoleError, StallError
 
 
 def conductor_name(run_name: str) -> str:
@@ -92,7 +92,8 @@ def typed(error: RayError, *, role: str, rank: int, version: int | None = None) 
         if isinstance(cause, RoleError) and cause.role == role:  # an engine does not know which rank it serves
             return type(cause)(cause.reason, role=role, rank=rank, weight_version=cause.weight_version or version)
         return cause
-    return RoleError(f"{_reason(error)}; see this role's file in logs/", role=role, rank=rank, weight_version=version)
+    kind = DiedError if isinstance(error, RayActorError) else RoleError
+    return kind(f"{_reason(error)}; see this role's file in logs/", role=role, rank=rank, weight_version=version)
 
 
 def _reason(error: RayError) -> str:

@@ -5,9 +5,7 @@ plan --> cluster --> conductor (samplers, scorers, references) --> learners --> 
                           +---------- evaluation ------------------+--> summary.json
 """
 
-import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -18,7 +16,7 @@ import ray
 from rich.console import RenderableType
 
 from negalign_ray.actors.card import write_card
-from negalign_ray.actors.cluster import cluster, placements
+from negalign_ray.actors.cluster import cluster, placements, shared_cluster
 from negalign_ray.actors.conductor import Status
 from negalign_ray.actors.dry_run import describe
 from negalign_ray.actors.evaluator import SIDES_FILE, Evaluation
@@ -29,25 +27,17 @@ from negalign_ray.actors.locate import namespace_of, require_idle
 from negalign_ray.actors.plan import Plan, make_plan
 from negalign_ray.actors.presence import announced, await_end, start_conductor
 from negalign_ray.actors.processes import Background, free_resources, typed, wait_until_ready
+from negalign_ray.actors.restarts import with_learners_that_fit, with_restarts
+from negalign_ray.actors.results import BASE_FOLDER, create_run_dir, try_report, write_summary
 from negalign_ray.actors.resume import Resumption, rewind
 from negalign_ray.actors.stall import explain_stall
 from negalign_ray.config import Config
-from negalign_ray.engines.checkpoints import FOLDER as CHECKPOINTS
-from negalign_ray.engines.checkpoints import MANIFEST, CheckpointStore
+from negalign_ray.engines.checkpoints import CheckpointStore
 from negalign_ray.errors import NegalignError, ScoreError, StallError
 from negalign_ray.evaluation.measure import Answered
-from negalign_ray.evaluation.summary_csv import summary_csv
-from negalign_ray.evaluation.table import summary_markdown
-from negalign_ray.events import FILE_NAME as EVENTS
 from negalign_ray.events import Event, EventKind, EventLog
 from negalign_ray.loops.watchdog import Activity, Watchdog
 from negalign_ray.metrics import time_so_far
-from negalign_ray.report import FILE_NAME as REPORT
-from negalign_ray.report import write_report
-from negalign_ray.report.read import CARD
-from negalign_ray.settings import dump_config
-from negalign_ray.settings.run_dir import holds_run, require_new
-from negalign_ray.trackers import TRACKERS
 
 log = logging.getLogger(__name__)
 CLOSE_S = 60.0  # for the end of a run: the conductor, then the learners
@@ -70,7 +60,7 @@ def train(config: Config, *, on_status: OnStatus = ignore_status, base_cache: Pa
     plan = make_plan(config)
     with explained(plan.config):
         create_run_dir(plan.config)
-        return _carry_out(plan, on_status, base_cache=base_cache)
+        return _carry_through(plan, on_status, base_cache=base_cache)
 
 
 def resume(resumption: Resumption, *, on_status: OnStatus = ignore_status) -> dict[str, Any]:
@@ -80,16 +70,22 @@ def resume(resumption: Resumption, *, on_status: OnStatus = ignore_status) -> di
     plan = make_plan(resumption.config)
     with explained(plan.config):
         rewind(resumption)
-        return _carry_out(plan, on_status, resume_from=resumption.checkpoint.path)
+        return _carry_through(plan, on_status, resume_from=resumption.checkpoint.path)
 
 
-def _carry_out(
+def _carry_through(
     plan: Plan, on_status: OnStatus, *, base_cache: Path | None = None, resume_from: Path | None = None
 ) -> dict[str, Any]:
     started_s = time.perf_counter()
     write_card(plan)
-    with cluster(plan), announced(plan.config.run_dir), sigterm_interrupts():
-        summary = _Run(plan, on_status, base_cache, resume_from).execute()
+
+    def attempt(plan: Plan, resume_from: Path | None) -> dict[str, Any]:
+        plan = with_learners_that_fit(plan)
+        with cluster(plan):
+            return _Run(plan, on_status, base_cache, resume_from).execute()
+
+    with shared_cluster(namespace_of(plan.config.run.name)), announced(plan.config.run_dir), sigterm_interrupts():
+        summary = with_restarts(plan, attempt, resume_from=resume_from)
     summary["wall_s"] = time.perf_counter() - started_s
     write_summary(plan.config.run_dir, summary)
     try_report(plan.config)
@@ -104,63 +100,6 @@ def dry_run(config: Config) -> RenderableType:
     plan = make_plan(config)
     require_memory_here(plan, placements(plan))
     return describe(plan)
-
-
-def create_run_dir(config: Config) -> None:
-    run_dir = config.run_dir
-    require_idle(run_dir)
-    require_new(config)
-    if holds_run(config):
-        _delete_results(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.yaml").write_text(dump_config(config))
-
-
-BASE_FOLDER = "base"  # what the initial model said and thought: a resumed run need not ask it again
-SUMMARIES = ("summary.json", "summary.md", "summary.csv")
-RESULTS = (
-    "metrics.jsonl", EVENTS, *SUMMARIES, SIDES_FILE, "samples", "logs", "model", "ray_train", "tensorboard",
-    CHECKPOINTS, MANIFEST, BASE_FOLDER, CARD, REPORT,
-    *TRACKERS,
-)  # fmt: skip
-
-
-def _delete_results(run_dir: Path) -> None:
-    """Only what a run writes; anything else in the folder stays."""
-    for name in RESULTS:
-        path = run_dir / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
-    """summary.json; where something was evaluated summary.md for people and summary.csv for spreadsheets, too."""
-    if "figures" in summary:
-        _replace(run_dir / "summary.md", summary_markdown(summary))
-        _replace(run_dir / "summary.csv", summary_csv(summary))
-    _replace(run_dir / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")  # last: it says finished
-
-
-def try_report(config: Config) -> None:
-    """<run>/report.html. The run's own files are complete by now, so that nothing which goes wrong here may end it."""
-    if not config.report.enabled:
-        return
-    path = config.run_dir / REPORT
-    try:
-        write_report([config.run_dir], path, max_samples=config.report.max_samples)
-    except Exception as error:
-        log.warning(
-            "%s was not written: %s: %s; all else is complete. `negalign-ray report %s` tries again.",
-            *(path, type(error).__name__, error, config.run_dir),
-        )
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _guard_rows(status: Status) -> dict[str, Any]:

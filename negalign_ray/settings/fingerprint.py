@@ -37,7 +37,16 @@ HARMLESS_ON_RESUME: Sections = WITHOUT_EFFECT | {
     "references": (*_PLACE, "num", "micro_batch_tokens", "cache_size"),
     "guide": _PLACE,
     "learners": (
-        *(*_PLACE, "num", "zero_stage", "micro_batch_tokens", "max_row_tokens", "logit_chunk_tokens"),
+        *(
+            *_PLACE,
+            "num",
+            "min_num",
+            "restarts",
+            "zero_stage",
+            "micro_batch_tokens",
+            "max_row_tokens",
+            "logit_chunk_tokens",
+        ),
         *("gradient_checkpointing", "mismatch_every"),
     ),
 }

@@ -7,7 +7,7 @@ import pytest
 from negalign_ray.actors.evaluate import evaluate
 from negalign_ray.actors.evaluation_folder import evaluation_folder, finished_summary, short_name
 from negalign_ray.actors.plan import make_plan
-from negalign_ray.actors.run import write_summary
+from negalign_ray.actors.results import write_summary
 from negalign_ray.config import Config
 from negalign_ray.errors import ConfigError, ScoreError
 from negalign_ray.records import Generation

@@ -47,12 +47,12 @@ def state_after(step: int) -> RolloutState:
 GROUP = Group(7, make_prompt(2), make_prompt(2).responses)
 
 
-def checkpoint(config: Config, step: int, *, snapshot=None) -> None:
+def checkpoint(config: Config, step: int, *, snapshot=None, replicas=None) -> None:
     """As the learners and the conductor write it; references are what they refer to."""
     saver = Saver(config, fetch=lambda references: references)
     (saver.store.begin(step) / LEARNER).mkdir()
     (saver.store.partial(step) / LEARNER / "weight.safetensors").write_bytes(bytes([step]) * 10)
-    saver.save(state_after(step), [GROUP], snapshot, {"learner/loss": 1 / step})
+    saver.save(state_after(step), [GROUP], snapshot, {"learner/loss": 1 / step}, replicas)
     saver.finish()
 
 
@@ -87,6 +87,14 @@ def test_a_run_goes_on_from_its_newest_checkpoint_with_its_own_settings(run):
     state, groups = read_rollout(found.checkpoint.path, [make_prompt(n) for n in range(4)])
     assert state == state_after(10)
     assert groups == [GROUP]
+
+
+def test_a_run_that_was_scaled_goes_on_with_as_many_actors_unless_it_is_told_otherwise(run):
+    checkpoint(run, 12, replicas={"samplers": 4, "references": 2})
+    config = find_checkpoint(run.run_dir).config
+    assert (config.samplers.num, config.references.num, config.scorers.num) == (4, 2, run.scorers.num)
+    told = find_checkpoint(run.run_dir, overrides=["samplers.num=3", "samplers.cpus=0.1"]).config
+    assert (told.samplers.num, told.references.num) == (3, 2)
 
 
 def test_what_came_after_the_checkpoint_is_cut_off_and_results_go(run):

@@ -60,7 +60,7 @@ def test_a_method_that_ranks_can_do_without_samples_where_prompts_have_both_kind
     plan = make_plan(toy_config(*ranked, "sampling.num_samples=0", f"data.path={tmp_path / 'pairs.jsonl'}"))
     assert (plan.num_samples, plan.reference_pools, plan.reward.sign) == (0, {}, -1.0)
     assert make_plan(toy_config(*ranked)).num_samples == 3, "with own answers, bad answers are enough"
-    with pytest.raises(DataError, match=r"a bad answer .* and a good answer .*`chosen`"):
+    with pytest.raises(DataError, match=r"prompts, 157 lack a good answer .*`chosen`"):
         make_plan(toy_config(*ranked, "sampling.num_samples=0"))
 
 
@@ -99,7 +99,7 @@ def test_two_reference_models_get_a_pool_each(toy_config, toy_model, tmp_path):
 
 
 def test_dpo_on_negatives_only_is_refused_before_anything_starts(toy_config):
-    with pytest.raises(DataError, match=r"lack a bad answer .* and a good answer \(column `chosen`, or `response`"):
+    with pytest.raises(DataError, match=r"prompts, 157 lack a good answer \(column `chosen`, or `response`"):
         make_plan(toy_config('method={"name": "dpo"}'))
 
 

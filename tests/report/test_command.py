@@ -5,7 +5,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from negalign_ray import cli
-from negalign_ray.actors.run import try_report
+from negalign_ray.actors.results import try_report
 from negalign_ray.settings import load_config
 from tests.report.runs import make_run
 
