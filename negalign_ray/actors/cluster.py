@@ -19,6 +19,11 @@ from negalign_ray.config import OBJECT_STORE_BYTES
 from negalign_ray.errors import PlacementError, RoleError, TokenError
 
 log = logging.getLogger(__name__)
+RAY_TRAIN = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # so late is the end of the learners, or of one of them, noticed
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process that warns training functions; ours do not listen
+}
 HOST_PORT = re.compile(r"[\w.\[\]:-]+:\d+")  # not "auto", "local" or ray://
 
 
@@ -99,7 +104,8 @@ def start_ray(namespace: str | None = None, *, init: Callable[..., Any] = ray.in
     TokenError when that cluster refuses this process's token.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what hides no GPU; see device_of
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    for name, value in RAY_TRAIN.items():
+        os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         ensure_token()

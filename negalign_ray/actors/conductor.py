@@ -71,13 +71,15 @@ class Conductor:
         )
         self._firings: list[Firing] = []
         self._resume_from = resume_from
-        self._started = asyncio.Event()
+        self._placed, self._is_ready, self._started = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._sealer = Sealer(config, record=self._record)
         self._stepped = asyncio.Condition()
         self._midrun: MidRunEvaluation | None = None
 
     async def ready(self) -> bool:
-        """Waits for every role; the rollout loop itself waits for `start`."""
+        """Waits for every role but the learners, who start meanwhile; the rollout loop itself waits for `start`."""
+        await asyncio.to_thread(self._fleet.reserve)
+        self._placed.set()
         await asyncio.to_thread(self._fleet.wait_until_ready)
         self._rollout = make_rollout(self._plan, fleet=self._fleet, orders=self._orders, record=self._record)
         teams = {"samplers": self._rollout.crew, **self._fleet.teams}
@@ -91,6 +93,7 @@ class Conductor:
             )
         if self._is_stopping:
             await self._loop.stop()
+        self._is_ready.set()
         return True
 
     def _restore(self, checkpoint: Path) -> None:
@@ -116,8 +119,9 @@ class Conductor:
             raise ConfigError(f"scale {role}={num}: the run is starting; ask again when its roles are ready.")
         return await self._elastic.scale(role, num)
 
-    def make_room_for(self, role: str) -> None:
+    async def make_room_for(self, role: str) -> None:
         """Called when somebody is about to reserve it himself: Ray Train, for learners."""
+        await self._placed.wait()
         self._fleet.make_room_for(role)
 
     # -- the learners ------------------------------------------------------------------------------------------
@@ -126,6 +130,7 @@ class Conductor:
         self._learners.join(rank, actor)
 
     async def pull(self, step: int, rank: int) -> Batch | None:
+        await self._is_ready.wait()
         deadline_s = self._config.deadlines.pull_s
         self._learners.waits(rank, f"waits for the batch of step {step}")
         try:

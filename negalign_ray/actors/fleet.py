@@ -37,7 +37,7 @@ ActorHandle = Any
 
 class RayFleet:
     def __init__(self, plan: Plan, *, record: Record = forget) -> None:
-        """Starts nothing; `wait_until_ready` does."""
+        """Starts nothing: `reserve` takes the places, `wait_until_ready` fills them."""
         config = plan.config
         self._config, self._deadlines, self._record = config, config.deadlines, record
         self.book = ActivityBook()
@@ -81,12 +81,15 @@ class RayFleet:
     def _pools(self) -> list[Pool]:
         return [self._samplers, self._scorers, self._guides, *self._references]
 
-    def wait_until_ready(self) -> None:
-        """Blocks. PlacementError when not all roles of the run have a place, others' too; nothing is started then."""
+    def reserve(self) -> None:
+        """Blocks. PlacementError when not all roles of the run have a place, others' too."""
         bundles = {seat: place for pool in self._pools for seat, place in pool.bundles(pool.ranks).items()}
         pooled = {pool.role for pool in self._pools}
         others = {role: place for role, place in self._places.items() if role not in pooled}
         self._reservations.take(bundles | others)
+
+    def wait_until_ready(self) -> None:
+        """Blocks. Everybody is started, and has answered."""
         calls = {pool.seat(rank): pool.start(rank) for pool in self._pools for rank in pool.ranks}
         answers = dict(zip(calls, wait_until_ready(calls, deadline_s=self._deadlines.start_s), strict=True))
         for pool in self._pools:

@@ -53,7 +53,7 @@ def make_trainer(plan: Plan, conductor: Any, *, resume_from: Path | None = None)
         ),
         run_config=ray.train.RunConfig(
             name="ray_train",
-            callbacks=[RoomForLearners(conductor, deadline_s=plan.config.deadlines.place_s + 60)],
+            callbacks=[RoomForLearners(conductor, deadline_s=plan.config.deadlines.place_s + plan.config.deadlines.start_s)],
             storage_path=str(plan.config.run_dir.resolve()),
             worker_runtime_env={"env_vars": environment},  # type: ignore[call-arg]  # mypy sees the one of Train V1
         ),
@@ -62,7 +62,8 @@ def make_trainer(plan: Plan, conductor: Any, *, resume_from: Path | None = None)
 
 class RoomForLearners(WorkerGroupCallback):
     """The conductor holds a placement group for the learners, so that no other run takes their room while roles start;
-    Ray Train makes a group of its own. This lets go of the one right before the other is asked for."""
+    Ray Train makes a group of its own. This lets go of the one right before the other is asked for, and not before all
+    roles have a place."""
 
     def __init__(self, conductor: Any, *, deadline_s: float) -> None:
         self._conductor, self._deadline_s = conductor, deadline_s

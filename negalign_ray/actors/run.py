@@ -136,6 +136,7 @@ class _Run:
         self._on_status("starting", None)
         self._conductor = start_conductor(self._plan, self._resume_from)
         try:
+            self._trainer = Background(make_trainer(self._plan, self._conductor, resume_from=self._resume_from).fit)
             wait_until_ready({"conductor-0": self._conductor.ready.remote()}, deadline_s=self._config.deadlines.start_s)
             summary = self._evaluate_train_evaluate()
             summary["failed_uploads"] = self._finish_uploads()
@@ -171,13 +172,12 @@ class _Run:
             await_end(self._config.run.name)
 
     def _evaluate_train_evaluate(self) -> dict[str, Any]:
-        fit = make_trainer(self._plan, self._conductor, resume_from=self._resume_from).fit
-        self._trainer = Background(fit)  # starts up while `before` is measured
         before = None
         if self._evaluation:
             self._tell("evaluating before", None)
             before = self._evaluation.answer(self._generate, model=self._plan.model_path)
         self._call("start")
+        assert self._trainer is not None
         self._watch(self._trainer)
         status = self._status()
         model_path = self._config.run_dir / "model"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
 
-from negalign_ray.metrics import UnknownMetricError, metric_for
+from negalign_ray.metrics import TOTAL, UnknownMetricError, metric_for
 from negalign_ray.report.chart_list import ChartPlan, Line, SectionPlan, sections
 from negalign_ray.report.read import RunFiles
 from negalign_ray.report.times import step_parts
@@ -151,7 +151,7 @@ def _marks(run: RunFiles, keys: set[str], *, name_run: bool) -> Iterator[Mark]:
 def _series(curves: _Curves, key: str, *, label: str, tone: str) -> Series:
     steps, values = curves.by_key[key]
     kept = thin(values)
-    is_counter = _unit(key) == "count"
+    is_counter = _unit(key) == TOTAL
     means = running_means(values) if len(values) >= MIN_SMOOTHED and not is_counter else None
     return Series(
         label=label,

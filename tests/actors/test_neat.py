@@ -83,6 +83,7 @@ def test_earlier_groups_stay_readable_until_they_are_replaced_and_are_freed_then
         return made & {key.decode() for key in counts}
 
     try:
+        fleet.reserve()
         fleet.wait_until_ready()
         carried = [asyncio.run(one_round()) for _ in range(4)]
         held = alive()

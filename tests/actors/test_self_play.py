@@ -100,6 +100,7 @@ def test_a_reference_that_died_comes_back_with_the_snapshot_and_an_unconfirmed_o
 
     fleet = RayFleet(plan)
     try:
+        fleet.reserve()
         fleet.wait_until_ready()
         asyncio.run(scenario())
     finally:

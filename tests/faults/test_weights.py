@@ -64,6 +64,7 @@ def stage(toy_config, engine) -> Iterator[Callable[..., tuple[Rollout, Scene, li
         plan, scene, seen = make_plan(config), Scene(config), []
         fleet = FaultyNetwork(plan, accident=lambda weights: accident(weights, scene), record=seen.append)
         fleets.append(fleet)
+        fleet.reserve()
         fleet.wait_until_ready()
         chat = plan.chat()
         orders = make_orders(plan, context_ids=lambda prompt, text: chat.prompt_ids(prompt.messages, text))

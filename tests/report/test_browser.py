@@ -215,7 +215,8 @@ def test_a_mouse_over_a_chart_reads_it(visit):
     page = visit()
     page.locator(".plot").first.hover()
     page.wait_for_selector(".plot .cursor", state="attached")
-    assert page.locator(".plot .cursor-step").first.text_content().startswith("step 3")
+    step = page.locator(".plot .cursor-step").first.text_content().split()[1].rstrip(":")
+    assert 28 <= int(step) <= 32, "the middle of 60 steps"
 
 
 def test_an_event_leads_to_its_line(visit):
