@@ -53,7 +53,9 @@ def make_trainer(plan: Plan, conductor: Any, *, resume_from: Path | None = None)
         ),
         run_config=ray.train.RunConfig(
             name="ray_train",
-            callbacks=[RoomForLearners(conductor, deadline_s=plan.config.deadlines.place_s + plan.config.deadlines.start_s)],
+            callbacks=[
+                RoomForLearners(conductor, deadline_s=plan.config.deadlines.place_s + plan.config.deadlines.start_s)
+            ],
             storage_path=str(plan.config.run_dir.resolve()),
             worker_runtime_env={"env_vars": environment},  # type: ignore[call-arg]  # mypy sees the one of Train V1
         ),

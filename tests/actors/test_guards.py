@@ -10,6 +10,7 @@ from tests.actors.conftest import read_rows
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_cluster")]
 
 
+@pytest.mark.slow
 def test_a_guard_that_fires_ends_the_run_with_its_model_and_says_which_value_did_it(toy_config):
     config = toy_config("learners.steps=50", "learners.num=2", "guards.kl.limit=0.0", "guards.kl.window=2")
     summary = train(config)

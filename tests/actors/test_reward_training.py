@@ -146,7 +146,7 @@ class TestOnRay:
         rude, kind, _ = scores(out, PAIRS, output="probability")
         assert 1 >= rude > 0.5 > kind >= 0
 
-    @pytest.mark.parametrize("frozen", [False, True])
+    @pytest.mark.parametrize("frozen", [False, pytest.param(True, marks=pytest.mark.slow)])
     def test_two_ranks_learn_what_one_learns(self, bert, write, tmp_path, frozen):
         data = write(toy_rows(31))  # 25 prompts a pass: the last batch has one, so one rank is idle
         settings = (f"model.frozen={frozen}", "learners.micro_batch_tokens=200")

@@ -7,7 +7,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from negalign_ray.actors.run import train
-from negalign_ray.config import Config
 from negalign_ray.errors import ConfigError, RoleError
 from tests.actors.conftest import read_rows
 
@@ -29,21 +28,15 @@ def runs() -> dict[str, list[dict]]:
     return {}
 
 
-def run_twice(toy_config, *settings: str) -> tuple[list[Config], list[list[dict]]]:
-    configs = [toy_config(*settings, name=name) for name in ("first", "second")]
-    for config in configs:
-        assert train(config)["steps"] == 3
-    return configs, [read_rows(config.run_dir / "metrics.jsonl") for config in configs]
+def test_a_run_learns_and_leaves_a_complete_run_directory(toy_config, runs):
+    config = toy_config()
+    assert train(config)["steps"] == 3
+    rows = read_rows(config.run_dir / "metrics.jsonl")
+    assert losses(rows)[0] == pytest.approx(0.6931, abs=1e-4), "D2O starts at log 2"
+    assert losses(rows)[2] < losses(rows)[0]
+    runs["one of each"] = rows
 
-
-def test_a_strictly_on_policy_run_repeats_exactly_and_leaves_a_complete_run_directory(toy_config, runs):
-    configs, (first, second) = run_twice(toy_config)
-    assert without_times(first) == without_times(second)
-    assert losses(first)[0] == pytest.approx(0.6931, abs=1e-4), "D2O starts at log 2"
-    assert losses(first)[2] < losses(first)[0]
-    runs["one of each"] = first
-
-    run_dir = configs[0].run_dir
+    run_dir = config.run_dir
     groups = read_rows(run_dir / "samples" / "rank-0.jsonl")
     assert len(groups) == 3 * 4
     sample = next(response for response in groups[-1]["responses"] if response["role"] == "sample")
@@ -53,13 +46,17 @@ def test_a_strictly_on_policy_run_repeats_exactly_and_leaves_a_complete_run_dire
     assert list((run_dir / "tensorboard").iterdir())
     assert (run_dir / "config.yaml").exists()
     with pytest.raises(ConfigError, match="already holds a run"):
-        train(configs[0].model_copy(update={"run": configs[0].run.model_copy(update={"overwrite": False})}))
+        train(config.model_copy(update={"run": config.run.model_copy(update={"overwrite": False})}))
 
 
-@pytest.mark.slow  # vLLM starts twice, at about 20 s each
+@pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_strictly_on_policy_run_repeats_exactly_with_vllm_too(toy_config):
-    _, (first, second) = run_twice(toy_config, "samplers.engine=vllm")
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_a_strictly_on_policy_run_repeats_exactly(toy_config, engine):
+    configs = [toy_config(f"samplers.engine={engine}", name=name) for name in ("first", "second")]
+    for config in configs:
+        train(config)
+    first, second = (read_rows(config.run_dir / "metrics.jsonl") for config in configs)
     assert without_times(first) == without_times(second)
     assert [row["sampler/staleness_steps"] for row in first] == [0.0, 0.0, 0.0]
     assert losses(first)[2] < losses(first)[0]
@@ -108,6 +105,7 @@ def test_vllm_samplers_serve_exactly_what_the_learner_learned(toy_config):
     assert set(written) >= {"before", "after", "difference", "steps", "wall_s"}
 
 
+@pytest.mark.slow
 def test_a_head_that_fails_for_good_ends_the_run_with_its_reason_instead_of_scoring_zero(toy_config):
     config = toy_config(
         'scorers.heads=[{"name": "broken", "kind": "python", "target": "tests.actors.heads:always_fails"}]',
@@ -117,6 +115,7 @@ def test_a_head_that_fails_for_good_ends_the_run_with_its_reason_instead_of_scor
         train(config)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_groups(toy_config):
     config = toy_config("learners.lr=1e30", "learners.max_grad_norm=1e30")
     with pytest.raises(RoleError, match=r"learner\[0\].*(nan|inf).*groups"):
