@@ -61,6 +61,7 @@ class Parsed:
 
 def parse(line: str) -> Parsed:
     """What typer makes of a command line, without running it; raises on unknown commands and options."""
+    line = line.partition(" > ")[0]  # what the shell does with the output
     command, rest = typer.main.get_command(cli.app), shlex.split(line, comments=True)[1:]
     while hasattr(command, "commands"):
         assert rest, f"{line}: the sub-command is missing"

@@ -67,6 +67,7 @@ def test_every_kind_of_command_is_shown_to_a_newcomer():
     assert shown == {
         *("train", "check", "judge", "evaluate", "generate", "presets", "bench"),
         *("train-reward", "diagnose", "compare", "doctor", "plan", "report"),
+        *("submit", "scale", "top"),
     }
 
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.real
 
 @pytest.mark.timeout(400)
 def test_ctrl_c_ends_after_the_step_under_way_and_keeps_what_was_learned(toy_config, tmp_path):
-    config = toy_config("learners.steps=500", "evaluation.enabled=true", "evaluation.num_prompts=2")
+    config = toy_config("learners.steps=500")
     file = tmp_path / "config.yaml"
     file.write_text(dump_config(config))
     command = [sys.executable, "-m", "negalign_ray.cli", "train", "--config", str(file)]
@@ -34,7 +34,6 @@ def test_ctrl_c_ends_after_the_step_under_way_and_keeps_what_was_learned(toy_con
     assert process.returncode == 0, "".join(shown) + err
     summary = json.loads((config.run_dir / "summary.json").read_text())
     assert 1 <= summary["steps"] < 500
-    assert summary["after"]
     assert (config.run_dir / "model" / "model.safetensors").exists()
     rows = (config.run_dir / "metrics.jsonl").read_text().splitlines()
     assert len(rows) == summary["steps"]

@@ -48,6 +48,7 @@ def self_play(toy_config, tmp_path) -> Callable[..., Config]:
     return make
 
 
+@pytest.mark.slow
 def test_two_iterations_of_ld_align_measure_distances_report_the_control_and_follow_the_snapshots(self_play):
     config = self_play()
     train(config)
