@@ -236,6 +236,11 @@ class Resources(Section):
     threads: PositiveInt = 1  # compute threads; roles that alternate may each use every core
     labels: dict[LabelName, LabelValue] = {}  # Ray node labels: the actors run only on nodes that carry them
 
+    @property
+    def actor_gpus(self) -> float:
+        """What one actor reserves."""
+        return self.gpus
+
 
 class AutoscaleConfig(Section):
     """Samplers come and go while the run goes on, one at a time (docs/scaling.md)."""
@@ -253,12 +258,23 @@ class AutoscaleConfig(Section):
 class SamplersConfig(Resources):
     num: PositiveInt = 1  # actors; each takes its share of every step
     engine: Literal["vllm", "transformers"] = "vllm"  # transformers = where vLLM is not installed
-    tensor_parallel_size: PositiveInt = 1
+    tensor_parallel_size: PositiveInt = (
+        1  # vLLM on GPUs: devices of one node that share a sampler, samplers.gpus=1 each
+    )
+    weight_transfer: Literal["object_store", "nccl", "ipc"] = (
+        "object_store"  # the way of new weights, vLLM on GPUs only:
+    )
+    # nccl = to other devices than the learners', ipc = within the device that they share (docs/scaling.md)
+    sleep: bool = False  # vLLM on a shared GPU, strictly on-policy: samplers give its memory back while learners train
     gpu_memory_utilization: Fraction = 0.4  # vLLM on a GPU: share of its memory
     kv_cache_gib: PositiveFloat = 1.0  # CPU only
     max_num_seqs: PositiveInt = 64  # answers generated at once
     orders_per_call: PositiveInt | None = None  # None = a step's orders, split evenly over the samplers
     autoscale: AutoscaleConfig | None = None  # null = their number changes by hand alone (docs/scaling.md)
+
+    @property
+    def actor_gpus(self) -> float:
+        return self.gpus * self.tensor_parallel_size
 
     @model_validator(mode="after")
     def _num_is_within(self):

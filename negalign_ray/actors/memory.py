@@ -99,7 +99,7 @@ def learner_memory(size: ModelSize, config: LearnersConfig, dtype: str) -> Memor
 
 def sampler_memory(size: ModelSize, config: SamplersConfig, dtype: str, *, gpu_bytes: int | None) -> Memory:
     """On a GPU vLLM takes its share of the device and fills with the KV cache what the weights leave of it."""
-    weights = size.num_params * BYTES[dtype]
+    weights = ceil(size.num_params * BYTES[dtype] / config.tensor_parallel_size)  # on each of its devices
     if not config.gpus:
         return Memory(weights=weights, kv_cache=int(config.kv_cache_gib * GIB))
     share = int(config.gpu_memory_utilization * (gpu_bytes or 0))

@@ -44,7 +44,7 @@ class Placement:
 
     @classmethod
     def of(cls, role: str, num: int, section: Resources) -> "Placement":
-        return cls(role, num, section.cpus, section.gpus, section.threads, section.labels)
+        return cls(role, num, section.cpus, section.actor_gpus, section.threads, section.labels)
 
     @property
     def bundle(self) -> str:

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from negalign_ray.actors.device_checks import check_devices
 from negalign_ray.config import CheckpointsConfig, Config, CustomConfig
 from negalign_ray.data.chat import ChatTokenizer
 from negalign_ray.data.instructions import Instruction
@@ -30,15 +31,10 @@ TOKENS_TO_SPARE = 16  # an instruction may be cut into a few more tokens beside 
 
 def check_settings(config: Config, *, learner_dtype: ComputeDtype) -> None:
     """Before the data is read. Raises ConfigError."""
-    samplers, learners = config.samplers, config.learners
     if isinstance(config.method, CustomConfig):
         check_method(config.method)
-    if samplers.tensor_parallel_size != 1:
-        raise ConfigError(
-            f"samplers.tensor_parallel_size={samplers.tensor_parallel_size}: a sampler proves its weights within one "
-            "process, on one device; set it to 1 and raise samplers.num to use more devices."
-        )
-    require_exact_accumulation(learners.zero_stage, learner_dtype)
+    check_devices(config)
+    require_exact_accumulation(config.learners.zero_stage, learner_dtype)
     require_installed(config.run.trackers)
     check_checkpoints(config.checkpoints)
 

@@ -30,7 +30,7 @@ def actor_options(resources: Resources, *, name: str, **more: Any) -> dict[str, 
     return {
         "name": name,
         "num_cpus": resources.cpus,
-        "num_gpus": resources.gpus,
+        "num_gpus": resources.actor_gpus,
         "label_selector": dict(resources.labels) or None,
         "runtime_env": {"env_vars": thread_environment(threads)},
         **more,

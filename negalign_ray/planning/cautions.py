@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from math import ceil
 
 from negalign_ray.actors.memory import GIB, Memory, ModelSize
 from negalign_ray.actors.packing import Node, Placement, Seating
@@ -38,7 +39,7 @@ def memory_warnings(
 def kv_cache_warnings(plan: Plan, size: ModelSize, memory: Memory) -> Iterator[str]:
     """A cache too small for all sequences at once makes vLLM run some again."""
     config = plan.config
-    per_token = size.kv_bytes_per_token(plan.sampler_dtype)
+    per_token = ceil(size.kv_bytes_per_token(plan.sampler_dtype) / config.samplers.tensor_parallel_size)
     if not plan.num_samples or not per_token or not memory.kv_cache or config.samplers.engine != "vllm":
         return
     longest = plan.max_model_len

@@ -31,7 +31,7 @@ HARMLESS_ON_RESUME: Sections = WITHOUT_EFFECT | {
     "follow": None,
     "samplers": (
         *(*_PLACE, "num", "tensor_parallel_size", "gpu_memory_utilization", "kv_cache_gib", "max_num_seqs"),
-        *("orders_per_call", "autoscale"),
+        *("orders_per_call", "autoscale", "weight_transfer", "sleep"),
     ),
     "scorers": (*_PLACE, "num", "max_batch_wait_s"),
     "references": (*_PLACE, "num", "micro_batch_tokens", "cache_size"),
