@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -163,6 +163,11 @@ def _views(index: Iterable[TensorSpec], buffer: np.ndarray) -> Iterator[tuple[st
             "ignore", message=".*not writable.*"
         )  # the store maps objects read-only, as we use them
         flat = torch.from_numpy(buffer)
+    yield from tensors_in(flat, index)
+
+
+def tensors_in(flat: Tensor, index: Iterable[TensorSpec]) -> Iterator[tuple[str, Tensor]]:
+    """Views of a buffer of bytes, on whichever device it lies."""
     for spec in index:
         yield spec.name, flat[spec.offset : spec.offset + spec.num_bytes].view(DTYPE[spec.dtype]).view(spec.shape)
 
@@ -217,10 +222,11 @@ def checksum_of(named: Iterable[tuple[str, Tensor]]) -> int:
         group = groups[group_of(name)]
         group[0] += s1
         group[1] += s2
-    return _digest(groups)
+    return digest_of(groups)
 
 
-def _digest(groups: Mapping[str, list[int]]) -> int:
+def digest_of(groups: Mapping[str, Sequence[int]]) -> int:
+    """The checksum, from the (s1, s2) of every fused group."""
     total = 0
     for name, (s1, s2) in groups.items():
         text = f"{name} {s1 & MASK_64:x} {s2 & MASK_64:x}".encode()
@@ -251,7 +257,17 @@ def load_in_place(model: nn.Module, bundle: WeightBundle, *, role: str, before: 
     return confirmed(checksum_of(own.items()), bundle, role=role, before=before)
 
 
-def confirmed(loaded: int, bundle: WeightBundle, *, role: str, before: int | None) -> int:
+class Announced(Protocol):
+    """What the learner said of new weights."""
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def checksum(self) -> int: ...
+
+
+def confirmed(loaded: int, bundle: Announced, *, role: str, before: int | None) -> int:
     """`loaded`, the checksum read back after an update; WeightUpdateError when the learner announced another."""
     if loaded != bundle.checksum:
         reason = (
