@@ -51,14 +51,23 @@ class StepStats:
 class DeepSpeedEngine:
     """Needs an initialised `torch.distributed` process group (Ray Train makes one), even for a single rank."""
 
-    def __init__(self, model_path: Path | str, *, config: LearnersConfig, dtype: torch.dtype, seed: int):
+    def __init__(
+        self,
+        model_path: Path | str,
+        *,
+        config: LearnersConfig,
+        dtype: torch.dtype,
+        seed: int,
+        shares_device: bool = False,
+    ):
         """`dtype` is the compute type (bfloat16 keeps float32 master weights and accumulates gradients in float32).
+        `shares_device`: samplers that sleep meanwhile use this GPU between two steps.
 
         ModelError: see `device_of`, `load_causal_lm`, `inject_lora` and `ResponseLogprobs`. ConfigError: ZeRO 0 with
         bfloat16.
         """
         require_exact_accumulation(config.zero_stage, "float32" if dtype == torch.float32 else "bfloat16")
-        self.config, self.dtype = config, dtype
+        self.config, self.dtype, self._shares_device = config, dtype, shares_device
         self.device = device_of("learners", gpus=config.gpus)
         deepspeed = _start_deepspeed(self.device)
         torch.manual_seed(seed)
@@ -156,6 +165,9 @@ class DeepSpeedEngine:
         dtype = dtype or self.dtype
         from_masters = dtype == torch.float32 and self.dtype != torch.float32
         named = dict(self._full_tensors(from_masters=from_masters))
+        if self._shares_device:  # samplers wake up as soon as rank 0 has published
+            torch.cuda.empty_cache()
+            dist.barrier()
         if dist.get_rank() != 0:
             return []
         return [(name, tensor.to(dtype)) for name, tensor in merged_weights(named, self._lora_scaling)]

@@ -1,13 +1,14 @@
 """What both generation engines share: requests without room are refused, and so is every answer of unproved weights."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from negalign_ray.config import SamplersConfig
-from negalign_ray.engines.weights import WeightBundle
+from negalign_ray.engines.weight_transfer import Parcel
+from negalign_ray.engines.weights import Announced, WeightBundle
 from negalign_ray.errors import RoleError, WeightUpdateError
 from negalign_ray.models.dtype import ComputeDtype
 from negalign_ray.records import Generation, SampleRequest, SamplingSpec
@@ -52,15 +53,34 @@ class CheckedEngine(ABC):
 
     def load_weights(self, bundle: WeightBundle) -> int:
         """See the Protocol. Raises WeightUpdateError, and answers no more calls, unless every byte is confirmed."""
-        before, self._version = self._version, bundle.version
-        self._broken = f"the update to v{bundle.version} did not finish; replace this sampler."
+        return self._update(bundle, self._load)
+
+    def receive_weights(self, parcel: Parcel) -> int:
+        """`load_weights` for weights that come by NCCL or IPC (engines/weight_transfer.py)."""
+        return self._update(parcel, self._receive)
+
+    def sleep(self) -> None:
+        """Give device memory back, weights included: nothing is answered before new ones are loaded."""
+        self._fall_asleep()
+        self._broken = "its weights were given up when it went to sleep, and no new ones came; replace this sampler."
+
+    def _update(self, new: Announced, load: Callable[..., int]) -> int:
+        before, self._version = self._version, new.version
+        self._broken = f"the update to v{new.version} did not finish; replace this sampler."
         try:
-            loaded = self._load(bundle, before=before)
+            loaded = load(new, before=before)
         except WeightUpdateError as error:
             self._broken = error.reason
             raise
         self._broken = None
         return loaded
+
+    def _receive(self, parcel: Parcel, *, before: int | None) -> int:
+        """As `_load`."""
+        raise NotImplementedError("checked with the settings: vLLM alone has other ways than the object store")
+
+    def _fall_asleep(self) -> None:
+        raise NotImplementedError("checked with the settings: vLLM alone can sleep")
 
     @abstractmethod
     def checksum(self) -> int:

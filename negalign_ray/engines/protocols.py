@@ -10,6 +10,7 @@ from negalign_ray.records import Generation, Group, SampleRequest, SamplingSpec
 
 if TYPE_CHECKING:
     from negalign_ray.engines.generation import CheckedEngine
+    from negalign_ray.engines.weight_transfer import Parcel
     from negalign_ray.engines.weights import WeightBundle
 
 
@@ -22,6 +23,12 @@ class GenerationEngine(Protocol):
     def load_weights(self, bundle: "WeightBundle") -> int:
         """Load all tensors in place, drop caches that depend on them, and return the checksum read back from the
         loaded memory."""
+
+    def receive_weights(self, parcel: "Parcel") -> int:
+        """`load_weights` for weights that come by NCCL or IPC."""
+
+    def sleep(self) -> None:
+        """Give device memory back, until the next weights are loaded."""
 
     def checksum(self) -> int:
         """Checksum of the weights that the next `generate` will use."""
