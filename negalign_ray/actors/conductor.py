@@ -23,6 +23,7 @@ from negalign_ray.actors.saving import read_rollout
 from negalign_ray.actors.sealing import Sealer
 from negalign_ray.actors.status import Status
 from negalign_ray.actors.wiring import make_orders, make_rollout, remembered_contexts
+from negalign_ray.engines.weight_transfer import Meeting, Offer
 from negalign_ray.engines.weights import WeightBundle
 from negalign_ray.errors import ConfigError, NegalignError, StallError
 from negalign_ray.events import Event, EventKind, EventLog, read_events
@@ -147,12 +148,17 @@ class Conductor:
         self._learners.works(rank, f"trains on step {step}" if batch else "ends")
         return batch
 
-    async def publish(self, version: int, weights: list[Any]) -> None:
-        """`weights` is a one-element list, so that the bundle stays in the object store."""
+    async def publish(self, version: int, weights: list[Any], offer: Offer | None = None) -> None:
+        """`weights` is a one-element list, so that the bundle stays in the object store; `offer` says whether samplers
+        can get it another way, too."""
         await self._started.wait()  # before that the initial model is evaluated, though a resumed learner is there
-        await self._loop.publish(version, weights[0])
+        await self._fleet.meetings.hold(offer, lambda kept: self._loop.publish(version, weights[0], kept))
         if self._midrun is not None and self._sealer.back_to is None:
             self._midrun.offer(version)
+
+    async def meeting(self, version: int) -> Meeting | None:
+        """For learner rank 0, whose `publish` is under way: the NCCL group to send that version to, if there is one."""
+        return await self._fleet.meetings.of(version)
 
     async def report(self, report: StepReport) -> None:
         self._learners.works(report.rank, f"has trained on step {report.step}")

@@ -15,6 +15,7 @@ import ray
 
 from negalign_ray.actors.cluster import placements
 from negalign_ray.actors.locate import namespace_of
+from negalign_ray.actors.meetings import Meetings
 from negalign_ray.actors.packing import Placement
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.pools import Make, Pool, PoolTeam
@@ -45,6 +46,7 @@ class RayFleet:
         self._places = {place.role: place for place in placements(plan)}
         self._samplers = self._pool("sampler", partial(make_sampler, plan), config.samplers.num)
         self._samplers.confirm = SameStart().confirm
+        self.meetings = Meetings(workers_per_sampler=config.samplers.tensor_parallel_size)
         self._scorers = self._pool("scorer", partial(make_scorer, plan), config.scorers.num)
         self._references = [
             self._pool("reference", partial(make_reference, plan, names), config.references.num, name=names[0])
@@ -206,6 +208,24 @@ class RayFleet:
         receipt = await self._within("weights_s", call, "sampler", rank)
         self._versions[rank] = version
         return receipt
+
+    async def receive_weights(self, rank: int, offer: Any, weights: Any, version: int) -> WeightReceipt:
+        """`offer`: of the learner (engines/weight_transfer.py)."""
+        parcel = self.meetings.parcel(rank, offer)
+        call = self._samplers.actors[rank].receive_weights.remote(parcel, [weights])
+        try:
+            receipt = await self._within("weights_s", call, "sampler", rank)
+        except RoleError:
+            self.meetings.failed()
+            raise
+        self._versions[rank] = version
+        return receipt
+
+    def meet(self, ranks: Sequence[int], offer: Any) -> None:
+        self.meetings.call({rank: self._samplers.actors[rank] for rank in ranks}, offer)
+
+    async def sleep(self, rank: int) -> None:
+        await self._within("weights_s", self._samplers.actors[rank].sleep.remote(), "sampler", rank)
 
     async def replace_sampler(self, rank: int, weights: Any, version: int) -> None:
         self._versions[rank] = 0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray
 import ray.train
@@ -31,6 +31,7 @@ from negalign_ray.loops.training import TrainingLoop
 from negalign_ray.records import Group
 
 if TYPE_CHECKING:
+    from negalign_ray.actors.courier import Courier
     from negalign_ray.engines.deepspeed_engine import DeepSpeedEngine
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,11 @@ def _train_and_export(plan: Plan, conductor: Any, *, rank: int, world_size: int,
     source = ConductorSource(plan, conductor, rank=rank)
     source.join()
     engine = DeepSpeedEngine(
-        plan.model_path, config=config.learners, dtype=getattr(torch, plan.learner_dtype), seed=config.run.seed
+        plan.model_path,
+        config=config.learners,
+        dtype=getattr(torch, plan.learner_dtype),
+        seed=config.run.seed,
+        shares_device=config.samplers.sleep,
     )
     schedule = SamplingSchedule.from_config(config.sampling)
     if plan.num_samples == 0:
@@ -137,6 +142,7 @@ def _train_and_export(plan: Plan, conductor: Any, *, rank: int, world_size: int,
                 source.seal()
         _publish(engine, source, steps_done, rank=rank)  # the samplers still need what was learned
     engine.export(config.run_dir / "model", tokenizer_folder=plan.model_path)
+    source.finish()
 
 
 def _publish(engine: "DeepSpeedEngine", source: "ConductorSource", version: int, *, rank: int) -> None:
@@ -197,6 +203,7 @@ class ConductorSource:
         self._conductor, self._rank, self._deadlines = conductor, rank, plan.config.deadlines
         self._sampler_dtype = getattr(torch, plan.sampler_dtype)
         self._publishing: Any = None
+        self._courier = self._make_courier(plan.config.samplers.weight_transfer) if rank == 0 else None
 
     def join(self) -> None:
         me = ray.get_runtime_context().current_actor
@@ -205,7 +212,10 @@ class ConductorSource:
     def pull(self, step: int) -> Batch | None:
         self._raise_failed_publish()
         # The conductor has the deadline; the margin covers its answer.
-        return self._get(self._conductor.pull.remote(step, self._rank), self._deadlines.pull_s + 60, "pull_s")
+        batch = self._get(self._conductor.pull.remote(step, self._rank), self._deadlines.pull_s + 60, "pull_s")
+        if self._courier is not None:
+            self._raise_failed_publish()  # and give back what the update took of the device, before it is needed
+        return batch
 
     def fetch(self, handles: Sequence[Handle]) -> list[Group]:
         return self._get([handle.ref for handle in handles], self._deadlines.pull_s, "pull_s")
@@ -214,7 +224,17 @@ class ConductorSource:
         from negalign_ray.engines.weights import WeightBundle
 
         bundle = WeightBundle.from_tensors(tensors, version=version, dtype=self._sampler_dtype)
-        self._publishing = self._conductor.publish.remote(version, [ray.put(bundle)])
+        if self._courier is None:
+            self._publishing = self._conductor.publish.remote(version, [ray.put(bundle)])
+            return
+        self._finish_publish()
+        self._publishing = self._conductor.publish.remote(version, [ray.put(bundle)], self._courier.offer(bundle))
+        self._courier.carry(bundle)
+
+    def finish(self) -> None:
+        """Before this process ends: samplers may still read from its GPU."""
+        if self._courier is not None:
+            self._finish_publish()
 
     def report(self, report: StepReport) -> None:
         self._get(self._conductor.report.remote(report), self._deadlines.pull_s, "pull_s")
@@ -233,8 +253,28 @@ class ConductorSource:
         if self._publishing is not None:
             done, _ = ray.wait([self._publishing], timeout=0)
             if done:
-                self._get(self._publishing, self._deadlines.weights_s, "weights_s")
-                self._publishing = None
+                self._finish_publish()
+
+    def _finish_publish(self) -> None:
+        """Waits for the update under way, if there is one. The conductor has the deadlines of what that may take."""
+        if self._publishing is None:
+            return
+        self._get(self._publishing, self._deadlines.stall_s, "stall_s")
+        self._publishing = None
+        if self._courier is not None:
+            self._courier.settle()
+
+    def _make_courier(self, way: Literal["object_store", "nccl", "ipc"]) -> "Courier | None":
+        """None where the object store takes all weights."""
+        if way == "object_store":
+            return None
+        from negalign_ray.actors.courier import Courier
+
+        def ask_meeting(version: int) -> Any:  # samplers finish what they are at before they meet
+            return self._get(self._conductor.meeting.remote(version), self._deadlines.stall_s, "stall_s")
+
+        address, device = ray.util.get_node_ip_address(), torch.cuda.current_device()
+        return Courier(way, address=address, ask_meeting=ask_meeting, device=device)
 
     def _get(self, reference: Any, deadline_s: float, setting: str) -> Any:
         try:

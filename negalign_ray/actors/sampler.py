@@ -1,16 +1,18 @@
 """The sampler role: a Ray actor around one generation engine. It turns orders into groups and takes new weights."""
 
+import logging
 import time
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from negalign_ray.actors.processes import open_log
 from negalign_ray.config import Config
 from negalign_ray.engines.protocols import GenerationEngine, engine_class
+from negalign_ray.engines.weight_transfer import device_uuid
 from negalign_ray.errors import WeightUpdateError
 from negalign_ray.loops.candidates import with_candidates
 from negalign_ray.models.dtype import ComputeDtype
@@ -27,7 +29,10 @@ from negalign_ray.records import (
 )
 
 if TYPE_CHECKING:
-    from negalign_ray.engines.weights import WeightBundle
+    from negalign_ray.engines.weight_transfer import Parcel
+    from negalign_ray.engines.weights import Announced, WeightBundle
+
+log = logging.getLogger(__name__)
 
 
 @ray.remote
@@ -89,18 +94,32 @@ class Sampler:
 
     def load_weights(self, bundle: "WeightBundle") -> WeightReceipt:
         started = time.perf_counter()
-        checksum = self._engine.load_weights(bundle)
-        if checksum != bundle.checksum:
+        return self._receipt(self._engine.load_weights(bundle), bundle, bundle.num_bytes, started)
+
+    def receive_weights(self, parcel: "Parcel", weights: list[Any]) -> WeightReceipt:
+        """The update by NCCL or IPC; from the object store (`weights`: one reference) where IPC does not reach."""
+        if parcel.offer.way == "ipc" and not parcel.offer.reaches(device_uuid()):
+            log.warning("the learner is on another GPU: v%d comes from the object store", parcel.version)
+            return self.load_weights(ray.get(weights[0]))
+        started = time.perf_counter()
+        receipt = self._receipt(self._engine.receive_weights(parcel), parcel, parcel.offer.num_bytes, started)
+        log.info("v%d came by %s in %.2f s", parcel.version, parcel.offer.way, receipt.seconds)
+        return receipt
+
+    def sleep(self) -> None:
+        self._engine.sleep()
+
+    def _receipt(self, checksum: int, new: "Announced", num_bytes: int, started: float) -> WeightReceipt:
+        if checksum != new.checksum:
             raise WeightUpdateError(
-                f"loaded weights have checksum {checksum:016x}, the learner announced {bundle.checksum:016x} for "
-                f"version {bundle.version}",
+                f"loaded weights have checksum {checksum:016x}, the learner announced {new.checksum:016x} for "
+                f"version {new.version}",
                 role="sampler",
                 rank=self._rank,
                 weight_version=self._version,
             )
-        self._version = bundle.version
-        seconds = time.perf_counter() - started
-        return WeightReceipt(self._rank, bundle.version, checksum, seconds, bundle.num_bytes)
+        self._version = new.version
+        return WeightReceipt(self._rank, new.version, checksum, time.perf_counter() - started, num_bytes)
 
 
 def answer_orders(

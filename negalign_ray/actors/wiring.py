@@ -46,6 +46,7 @@ def make_rollout(plan: Plan, *, fleet: Fleet, orders: OrderFactory, record: Reco
         wants_references=plan.needs.references,
         references_follow=config.references.follow == "snapshot",
         wants_guide=config.uses_guide,
+        samplers_sleep=config.samplers.sleep,
         candidates=CandidateLists(max_lists=kept.max_lists) if kept else None,
         record=record,
     )

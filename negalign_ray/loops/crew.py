@@ -12,12 +12,13 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from negalign_ray.errors import NegalignError, RoleError
 from negalign_ray.events import Event, EventKind, Record, forget
-from negalign_ray.loops.roles import Fleet
+from negalign_ray.loops.roles import Fleet, Offer
 
 log = logging.getLogger(__name__)
 Answer, Item = TypeVar("Answer"), TypeVar("Item")
@@ -88,9 +89,18 @@ class Crew:
         answers = await asyncio.gather(*(answer(*each) for each in zip(ranks, parts, strict=False)))
         return [each for part in answers for each in part]
 
-    async def load(self, held: Held) -> float:
-        """Give new weights to all that serve; the seconds of the slowest. The caller holds `updating`."""
-        return max(await asyncio.gather(*(self._load(member, held) for member in self._members.values())))
+    async def load(self, held: Held, offer: Offer | None = None) -> float:
+        """Give new weights to all that serve; the seconds of the slowest. The caller holds `updating`.
+
+        They come from the object store, or as `offer` says. A sampler that fails gets them from the object store.
+        """
+        if offer is not None and offer.together:
+            return await self._load_together(held, offer)
+        return max(await asyncio.gather(*(self._load(member, held, offer) for member in self._members.values())))
+
+    async def rest(self) -> None:
+        """All that serve sleep until they get new weights."""
+        await asyncio.gather(*(self._rest(member) for member in self._members.values()))
 
     # -- coming and going --------------------------------------------------------------------------------------
 
@@ -122,16 +132,36 @@ class Crew:
         ranks = self.ranks
         return self._members[rank if rank in self._members else ranks[rank % len(ranks)]]
 
-    async def _load(self, member: _Member, held: Held) -> float:
+    async def _load_together(self, held: Held, offer: Offer) -> float:
+        async with AsyncExitStack() as until_done:
+            for member in list(self._members.values()):
+                await until_done.enter_async_context(member.lock)
+            members = list(self._members.values())  # without those that left meanwhile; nobody joins
+            self._fleet.meet([member.rank for member in members], offer)
+            return max(await asyncio.gather(*(self._load_locked(member, held, offer) for member in members)))
+
+    async def _load(self, member: _Member, held: Held, offer: Offer | None) -> float:
+        async with member.lock:
+            return await self._load_locked(member, held, offer) if member.serving else 0.0
+
+    async def _load_locked(self, member: _Member, held: Held, offer: Offer | None) -> float:
+        rank, member.held = member.rank, held
+        try:
+            if offer is None:
+                return (await self._fleet.load_weights(rank, held.weights, held.version)).seconds
+            return (await self._fleet.receive_weights(rank, offer, held.weights, held.version)).seconds
+        except RoleError as error:
+            await self._replace(member, error, held)
+            return 0.0
+
+    async def _rest(self, member: _Member) -> None:
         async with member.lock:
             if not member.serving:
-                return 0.0
-            member.held = held
+                return
             try:
-                return (await self._fleet.load_weights(member.rank, held.weights, held.version)).seconds
+                await self._fleet.sleep(member.rank)
             except RoleError as error:
-                await self._replace(member, error, held)
-                return 0.0
+                await self._replace(member, error, member.held)
 
     async def _give(self, rank: int, held: Held) -> None:
         if held.weights is not None:

@@ -32,6 +32,14 @@ class StageResult:
         )
 
 
+class Offer(Protocol):
+    """Another way of new weights than the object store, where they are all the same."""
+
+    @property
+    def together(self) -> bool:
+        """All samplers take part at once, and each must be free."""
+
+
 class Fleet(Protocol):
     """Samplers, scorers and references as the rollout loop sees them. Failures arrive as RoleError."""
 
@@ -57,6 +65,15 @@ class Fleet(Protocol):
         """Fit the guide on all groups of an iteration and fill in the samples' latent distances."""
 
     async def load_weights(self, rank: int, weights: Any, version: int) -> WeightReceipt: ...
+
+    async def receive_weights(self, rank: int, offer: Offer, weights: Any, version: int) -> WeightReceipt:
+        """`load_weights` by the offer; `weights` for a sampler that it does not reach."""
+
+    def meet(self, ranks: Sequence[int], offer: Offer) -> None:
+        """Those samplers are about to load by an offer that all take together."""
+
+    async def sleep(self, rank: int) -> None:
+        """The sampler gives its device's memory back until it loads weights again."""
 
     async def remembered(self) -> dict[str, Any]:
         """What the roles remember and a repeated computation would give only up to rounding (prices of references), as

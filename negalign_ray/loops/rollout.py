@@ -25,7 +25,7 @@ from negalign_ray.loops.crew import Crew, Held
 from negalign_ray.loops.iteration import IterationGate
 from negalign_ray.loops.orders import OrderFactory
 from negalign_ray.loops.production import Production, Stages, Wave
-from negalign_ray.loops.roles import Batch, Fleet
+from negalign_ray.loops.roles import Batch, Fleet, Offer
 from negalign_ray.loops.schedule import SamplingSchedule
 from negalign_ray.loops.state import RolloutState
 
@@ -44,6 +44,7 @@ class Rollout:
         wants_references: bool = True,
         references_follow: bool = False,  # the policy's snapshots, instead of staying the initial model
         wants_guide: bool = False,
+        samplers_sleep: bool = False,  # from the moment a step has all its groups until the next weights come
         candidates: CandidateLists | None = None,  # of a method that trains on earlier rounds' answers again
         record: Record = forget,  # what happens to the samplers
     ) -> None:
@@ -55,6 +56,7 @@ class Rollout:
         self.crew = Crew(fleet, counts=self.counts, record=record)
         self._fleet, self._num_steps, self._orders_per_wave = fleet, num_steps, orders_per_wave
         self._references_follow = references_follow and wants_references
+        self._samplers_sleep, self._going_to_sleep = samplers_sleep, asyncio.Lock()
         self._production = Production(
             fleet=fleet,
             crew=self.crew,
@@ -90,6 +92,10 @@ class Rollout:
             raise self._fatal
         if self._stopped and not self.buffer.is_taken(step):  # ranks that have it wait for the others in collectives
             return None
+        if self._samplers_sleep:
+            async with self._going_to_sleep:  # no rank trains before all samplers have given their memory back
+                if not self.buffer.is_taken(step):
+                    await self.crew.rest()
         handles = self.buffer.take(step)
         if self._books.candidates is not None:
             self._books.candidates.remember(zip(self.buffer.prompt_ids(step), handles, strict=True))
@@ -100,13 +106,16 @@ class Rollout:
         self.clock.forget_before(step)
         self._issue_steps()
 
-    async def publish(self, version: int, weights: Any) -> None:
-        """Give `weights` to every sampler, and to references that follow; what does not confirm them is replaced."""
+    async def publish(self, version: int, weights: Any, offer: Offer | None = None) -> None:
+        """Give `weights` to every sampler, and to references that follow; what does not confirm them is replaced.
+
+        With an `offer` samplers get them that way, as far as they can.
+        """
         async with self.crew.updating:
             if version <= self.sampler_version:
                 return
             held = Held(weights, version)
-            loads = [self.crew.load(held)]
+            loads = [self.crew.load(held, offer)]
             orders_to_come = self._books.next_step < self._num_steps or self._resumed is not None
             if self._references_follow and orders_to_come and not self._stopped:
                 loads.append(self._fleet.follow(weights, version))

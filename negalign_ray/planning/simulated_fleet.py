@@ -12,7 +12,7 @@ from typing import Any
 
 from negalign_ray.config import Config, Resources
 from negalign_ray.loops.buffer import Handle
-from negalign_ray.loops.roles import StageResult
+from negalign_ray.loops.roles import Offer, StageResult
 from negalign_ray.planning.compute import SharedCompute
 from negalign_ray.planning.costs import Costs
 from negalign_ray.planning.virtual_time import now_s
@@ -97,6 +97,15 @@ class SimulatedFleet:
         seconds = await self.work(("sampler", rank), self._costs.weights_s, self._config.samplers)
         self._versions[rank] = version
         return WeightReceipt(rank, version, checksum=0, seconds=seconds, num_bytes=0)
+
+    async def receive_weights(self, rank: int, offer: Offer, weights: Any, version: int) -> WeightReceipt:
+        raise AssertionError("the simulation knows the object store alone")
+
+    def meet(self, ranks: Sequence[int], offer: Offer) -> None:
+        raise AssertionError("the simulation knows the object store alone")
+
+    async def sleep(self, rank: int) -> None:
+        pass
 
     async def replace_sampler(self, rank: int, weights: Any, version: int) -> None:
         raise AssertionError("nothing fails in the simulation")

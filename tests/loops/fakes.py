@@ -51,7 +51,7 @@ def answer(order: Order, index: int, version: int) -> Response:
 @dataclass
 class FakeFleet:
     """`fault(kind, number)` is asked before call number 0, 1, ... of each kind: "sample", "score", "load", "empty",
-    "gate", "follow", "guide", "replace", "add"."""
+    "gate", "follow", "guide", "replace", "add", "sleep"."""
 
     num_samplers: int = 1
     fault: Callable[[str, int], bool] = lambda kind, number: False
@@ -67,6 +67,9 @@ class FakeFleet:
     guided: list[tuple[int, ...]] = field(default_factory=list)  # order ids of every call of `guide`
     max_candidates: int = 0
     hold_guide: asyncio.Event | None = None  # when set, the guide waits for it
+    meetings: list[tuple[int, ...]] = field(default_factory=list)  # ranks of every call of `meet`
+    by_offer: list[tuple[int, int]] = field(default_factory=list)  # rank and version, where not from the object store
+    slept: list[tuple[int, int]] = field(default_factory=list)  # rank and the version that it gave up
 
     def __post_init__(self):
         self.versions = dict.fromkeys(range(self.num_samplers), 0)
@@ -129,12 +132,28 @@ class FakeFleet:
         num_prices = sum(len(handle.card.responses) for handle in handles)
         return replace(_result([handle.ref for handle in handles]), num_prices=num_prices, num_remembered=2)
 
+    async def receive_weights(self, rank: int, offer: object, weights: object, version: int) -> WeightReceipt:
+        assert rank not in self.busy, "a sampler does one thing at a time"
+        self.by_offer.append((rank, version))
+        return await self.load_weights(rank, weights, version)
+
     async def load_weights(self, rank: int, weights: object, version: int) -> WeightReceipt:
         await asyncio.sleep(0)
         if self._fails("load"):
             raise RoleError("checksum differs", role="sampler", rank=rank, weight_version=self.versions[rank])
         self.versions[rank] = version
         return WeightReceipt(rank, version, checksum=0, seconds=0.5, num_bytes=4)
+
+    def meet(self, ranks: Sequence[int], offer: object) -> None:
+        assert not self.busy, "all that meet are free"
+        self.meetings.append(tuple(ranks))
+
+    async def sleep(self, rank: int) -> None:
+        assert rank not in self.busy, "a sampler sleeps between its calls"
+        await asyncio.sleep(0)
+        if self._fails("sleep"):
+            raise RoleError("killed", role="sampler", rank=rank, weight_version=self.versions[rank])
+        self.slept.append((rank, self.versions[rank]))
 
     async def remembered(self) -> dict[str, object]:
         return {}

@@ -26,6 +26,7 @@ def make_rollout(
     candidates: CandidateLists | None = None,
     wants_references: bool = True,
     record: Record = forget,
+    samplers_sleep: bool = False,
     **sampling,
 ) -> Rollout:
     config = SamplingConfig(num_samples=max(num_samples, 1), **{"online_from_step": 0, "buffer_groups": 6, **sampling})
@@ -37,6 +38,7 @@ def make_rollout(
         num_steps=num_steps,
         candidates=candidates,
         wants_references=wants_references,
+        samplers_sleep=samplers_sleep,
         record=record,
     )
 
