@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import typer
 import yaml
 from rich.console import Console
 from typer.testing import CliRunner
@@ -62,13 +63,14 @@ def test_every_command_parses_and_its_settings_hold(page, tmp_path):
         assert isinstance(config, Config), line
 
 
-def test_every_kind_of_command_is_shown_to_a_newcomer():
+def test_every_command_is_in_the_readme():
+    def names(group):
+        for name, command in group.commands.items():
+            if not command.hidden:
+                yield from names(command) if hasattr(command, "commands") else [name]
+
     shown = {parse(line).command for line in commands(README)}
-    assert shown == {
-        *("train", "check", "judge", "evaluate", "generate", "presets", "bench"),
-        *("train-reward", "diagnose", "compare", "doctor", "plan", "report"),
-        *("submit", "scale", "top"),
-    }
+    assert shown == set(names(typer.main.get_command(cli.app)))
 
 
 def test_the_readme_has_exactly_two_make_commands_and_both_exist():
@@ -205,6 +207,18 @@ def test_every_relative_link_resolves(page):
         headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE) if file.suffix == ".md" else []
         slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
         assert not anchor or anchor in slugs, f"{page.name}: {target}"
+
+
+def test_every_page_is_listed_once_in_the_same_order_in_the_menu_and_on_the_first_page():
+    menu = re.findall(r"^ +- (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    index = re.findall(r"\[[^\]]+\]\((\w+\.md)\)", (ROOT / "docs" / "index.md").read_text())
+    assert index == menu
+    assert sorted(menu) == sorted({path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"})
+
+
+def test_every_page_is_linked_from_the_readme():
+    linked = {target.partition("#")[0] for target in LINK.findall(prose(README))}
+    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} - linked <= {"docs/index.md"}
 
 
 @each_page
