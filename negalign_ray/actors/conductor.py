@@ -34,6 +34,7 @@ from negalign_ray.loops.merge import merge_reports
 from negalign_ray.loops.pace import PACE_STEPS
 from negalign_ray.loops.roles import Batch, StepReport
 from negalign_ray.loops.rollout import Rollout
+from negalign_ray.loops.scaling import Team
 from negalign_ray.loops.watchdog import Activity, suspects
 from negalign_ray.metrics import MetricsWriter, Row, read_metrics
 from negalign_ray.records import Generation, SampleRequest, SamplingSpec
@@ -83,7 +84,7 @@ class Conductor:
         self._placed.set()
         await asyncio.to_thread(self._fleet.wait_until_ready)
         self._rollout = make_rollout(self._plan, fleet=self._fleet, orders=self._orders, record=self._record)
-        teams = {"samplers": self._rollout.crew, **self._fleet.teams}
+        teams: dict[str, Team] = {"samplers": self._rollout.crew, **self._fleet.teams}
         self._elastic = make_elastic(self._plan, teams, record=self._record)
         if self._resume_from is not None:
             await asyncio.to_thread(self._restore, self._resume_from)

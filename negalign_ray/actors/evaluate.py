@@ -84,13 +84,14 @@ def _answer(plan: Plan, evaluation: Evaluation) -> Answered:
 @contextmanager
 def _samplers(plan: Plan) -> Iterator[Generate]:
     """`samplers.num` of them with the plan's model, started at the first call: kept answers need none."""
-    deadlines, actors = plan.config.deadlines, []
+    deadlines = plan.config.deadlines
+    actors: list[Any] = []
 
     def generate(requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Generation]:
         if not actors:
             actors.extend(make_sampler(plan, rank) for rank in range(plan.config.samplers.num))
-            calls = {f"sampler-{rank}": actor.ready.remote() for rank, actor in enumerate(actors)}
-            wait_until_ready(calls, deadline_s=deadlines.start_s)
+            starting = {f"sampler-{rank}": actor.ready.remote() for rank, actor in enumerate(actors)}
+            wait_until_ready(starting, deadline_s=deadlines.start_s)
         size = -(-len(requests) // len(actors))
         parts = [requests[start : start + size] for start in range(0, len(requests), size)]
         calls = [actor.generate.remote(part, spec) for actor, part in zip(actors, parts, strict=False)]

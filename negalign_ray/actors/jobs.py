@@ -35,7 +35,14 @@ _ERROR = re.compile(r"^(?P<type>\w+Error): (?P<message>.+)$")
 class Jobs(Protocol):
     """What is used of `JobSubmissionClient`."""
 
-    def submit_job(self, *, entrypoint: str, **settings: Any) -> str: ...
+    def submit_job(
+        self,
+        *,
+        entrypoint: str,
+        submission_id: str | None = None,
+        runtime_env: dict[str, Any] | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> str: ...
 
     def get_job_info(self, job_id: str) -> Any: ...
 

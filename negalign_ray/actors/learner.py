@@ -41,6 +41,8 @@ def make_trainer(plan: Plan, conductor: Any, *, resume_from: Path | None = None)
     learners = plan.config.learners
     uses_gpu = learners.gpus > 0
     resources = {"CPU": learners.cpus} | ({"GPU": learners.gpus} if uses_gpu else {})
+    deadlines = plan.config.deadlines
+    room = RoomForLearners(conductor, deadline_s=deadlines.place_s + deadlines.start_s)
     environment = thread_environment(str(learners.threads)) | ({} if uses_gpu else {"DS_ACCELERATOR": "cpu"})
     return TorchTrainer(
         run_worker,
@@ -54,9 +56,7 @@ def make_trainer(plan: Plan, conductor: Any, *, resume_from: Path | None = None)
         ),
         run_config=ray.train.RunConfig(
             name="ray_train",
-            callbacks=[
-                RoomForLearners(conductor, deadline_s=plan.config.deadlines.place_s + plan.config.deadlines.start_s)
-            ],
+            callbacks=[room],  # type: ignore[list-item]  # RunConfig wants UserCallbacks, Train takes both
             storage_path=str(plan.config.run_dir.resolve()),
             worker_runtime_env={"env_vars": environment},  # type: ignore[call-arg]  # mypy sees the one of Train V1
         ),

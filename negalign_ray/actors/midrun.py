@@ -125,7 +125,7 @@ def start_midrun(plan: Plan, *, ask: Ask, write: Write, first_step: int) -> MidR
 
     async def score(pairs: Sequence[Pair]) -> list[dict[str, float]]:
         call, deadline_s = actor.score_pairs.remote(pairs), config.deadlines.score_s
-        about = {"setting": "score_s", "role": "evaluation scorer", "rank": 1, "version": None}
+        about: dict[str, Any] = {"setting": "score_s", "role": "evaluation scorer", "rank": 1, "version": None}
         return await within(call, deadline_s=deadline_s, **about)
 
     def close() -> None:

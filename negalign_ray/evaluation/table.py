@@ -143,7 +143,7 @@ def summary_markdown(summary: Mapping[str, Any]) -> str:
 def win_rate_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """judge, prompts, win rate of after over before with its interval, wins/ties/losses, unreadable, p of the sign
     test; formatted."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for row in summary.get("win_rates", []):
         rate = row["win_rate"]
         interval = "" if rate["low"] is None else f" [{number(rate['low'])}, {number(rate['high'])}]"

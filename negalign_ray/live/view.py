@@ -51,6 +51,7 @@ def frame(facts: RunFacts, *, width: int, height: int | None = None) -> Renderab
     """In at most `height` lines; None = as many as there are."""
     head = header(facts, width)
     rest = None if height is None else max(0, height - head.height)
+    sides: list[list[Make]]
     sides = [[roles, loss, curves, guards, events]] if width < WIDE else [[roles, guards, events], [loss, curves]]
     table = Table.grid()
     table.add_row(*(_column(facts, side, width // len(sides), rest) for side in sides))

@@ -21,7 +21,8 @@ from negalign_ray.events import Event, EventKind, Record, forget
 from negalign_ray.loops.roles import Fleet, Offer
 
 log = logging.getLogger(__name__)
-Answer, Item = TypeVar("Answer"), TypeVar("Item")
+Answer = TypeVar("Answer")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)

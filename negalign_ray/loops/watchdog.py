@@ -7,7 +7,7 @@ The book is kept by whoever calls the roles, so that it needs no answer from one
 
 import itertools
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class ActivityBook:
         self._now_s, self._numbers = now_s, itertools.count()
         self._states: dict[RoleKey, _Entry] = {}
         self._calls: dict[RoleKey, dict[int, _Entry]] = {}  # under way, by number: a scorer has several at once
-        self._busy_s: Counter[RoleKey] = Counter()  # of work that is over
+        self._busy_s: defaultdict[RoleKey, float] = defaultdict(float)  # of work that is over
         self._works_since_s: dict[RoleKey, float] = {}
 
     @contextmanager

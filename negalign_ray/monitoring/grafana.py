@@ -26,8 +26,8 @@ def dashboard() -> Json:
         for index, panel in enumerate(row):
             panels.append(_panel(panel, next(ids), index, y))
         y += _height(row)
-    for title, row in other_rows():
-        inside = [_panel(panel, next(ids), index, y + 1) for index, panel in enumerate(row)]
+    for title, others in other_rows():
+        inside = [_panel(panel, next(ids), index, y + 1) for index, panel in enumerate(others)]
         panels.append(_row(title, next(ids), y, inside))
         y += 1
     return {

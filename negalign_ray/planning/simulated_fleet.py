@@ -116,6 +116,12 @@ class SimulatedFleet:
     async def remove_sampler(self, rank: int) -> None:
         raise AssertionError("nothing leaves in the simulation")
 
+    async def remembered(self) -> dict[str, Any]:
+        raise AssertionError("the simulation writes no checkpoints")
+
+    async def remember(self, state: Mapping[str, Any]) -> None:
+        raise AssertionError("the simulation reads no checkpoints")
+
     async def work(self, actor: Actor, seconds: float, resources: Resources) -> float:
         """Returns how long it took beside what shares the cores (or the GPU)."""
         async with self._locks[actor]:

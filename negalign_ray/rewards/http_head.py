@@ -6,7 +6,7 @@ Deadline, retries and redirects: see json_post.py.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -34,7 +34,8 @@ class HTTPHead:
         token_env: str | None = None,
     ) -> "HTTPHead":
         where = f"head {name!r}"
-        url, headers = check_url(target, where=f"{where}: target"), {}
+        url = check_url(target, where=f"{where}: target")
+        headers: Mapping[str, str] = {}
         if token_env is not None:
             remedy = "Set it on every node that runs scorers, before Ray is started there."
             headers = bearer_of(token_env, where=where, remedy=remedy)
