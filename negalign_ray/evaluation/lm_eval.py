@@ -45,7 +45,7 @@ class LmEval:
         """ConfigError with the command that installs it."""
         if not is_installed():
             raise ConfigError(
-                "--lm-eval: lm_eval is not installed; `pip install 'negalign-ray[lm-eval]'` (or "
+                "--lm-eval: lm_eval is not installed; `pip install --editable '.[lm-eval]'` (or "
                 "`pip install 'lm_eval[hf]'`), or leave --lm-eval out."
             )
 
