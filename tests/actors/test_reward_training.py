@@ -146,7 +146,8 @@ class TestOnRay:
         rude, kind, _ = scores(out, PAIRS, output="probability")
         assert 1 >= rude > 0.5 > kind >= 0
 
-    @pytest.mark.parametrize("frozen", [False, pytest.param(True, marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("frozen", [False, True])
     def test_two_ranks_learn_what_one_learns(self, bert, write, tmp_path, frozen):
         data = write(toy_rows(31))  # 25 prompts a pass: the last batch has one, so one rank is idle
         settings = (f"model.frozen={frozen}", "learners.micro_batch_tokens=200")
@@ -158,6 +159,7 @@ class TestOnRay:
         assert results[0] == pytest.approx(results[1], abs=2e-3)
         assert max(map(abs, results[0])) > 0.1
 
+    @pytest.mark.slow
     def test_what_ends_a_rank_reaches_the_caller_as_its_own_error(self, bert, write, tmp_path):
         broken = BertModel.from_pretrained(bert)
         broken.embeddings.word_embeddings.weight.data.fill_(float("nan"))

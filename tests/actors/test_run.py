@@ -62,6 +62,7 @@ def test_a_strictly_on_policy_run_repeats_exactly(toy_config, engine):
     assert losses(first)[2] < losses(first)[0]
 
 
+@pytest.mark.slow
 def test_more_samplers_and_learners_by_configuration_alone_give_the_same_losses(toy_config, runs):
     config = toy_config("samplers.num=3", "learners.num=2", "learners.micro_batch_tokens=512")
     train(config)

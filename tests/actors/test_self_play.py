@@ -72,6 +72,7 @@ def test_two_iterations_of_ld_align_measure_distances_report_the_control_and_fol
     assert all(sample["rewards"][LATENT_DISTANCE] > 0 for sample in samples)
 
 
+@pytest.mark.slow
 def test_a_reference_that_died_comes_back_with_the_snapshot_and_an_unconfirmed_one_prices_nothing(
     self_play, toy_model, tmp_path
 ):

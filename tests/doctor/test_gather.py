@@ -103,6 +103,7 @@ def test_the_driver_s_listing_is_read_line_by_line():
 
 @pytest.mark.real
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.slow
 def test_a_running_cluster_is_joined_from_a_process_of_its_own():
     import os
 

@@ -100,7 +100,7 @@ def test_a_harness_that_hangs_meets_its_deadline(tmp_path):
 
 
 def test_without_the_harness_the_command_that_installs_it_is_shown():
-    with pytest.raises(ConfigError, match=r"not installed; `pip install 'negalign-ray\[lm-eval\]'`"):
+    with pytest.raises(ConfigError, match=r"not installed; `pip install --editable '.\[lm-eval\]'`"):
         LmEval(("arc",)).require_installed(is_installed=lambda: False)
     LmEval(("arc",)).require_installed(is_installed=lambda: True)
 
