@@ -75,5 +75,9 @@ def sigterm_interrupts() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, raise_once)
     try:
         yield
+    except KeyboardInterrupt as interrupt:
+        if received and not isinstance(interrupt, Terminated):
+            raise Terminated from interrupt  # within its calls Ray makes a plain one of what a handler raises
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)

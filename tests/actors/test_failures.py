@@ -99,6 +99,19 @@ def test_the_first_sigterm_interrupts_and_later_ones_change_nothing():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_sigterm_stays_one_where_ray_makes_an_interrupt_of_it():
+    with pytest.raises(Terminated), sigterm_interrupts():
+        with pytest.raises(Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_stays_an_interrupt():
+    with pytest.raises(KeyboardInterrupt) as caught, sigterm_interrupts():
+        raise KeyboardInterrupt
+    assert not isinstance(caught.value, Terminated)
+
+
 def test_sigterm_is_taken_wherever_ctrl_c_is():
     assert issubclass(Terminated, KeyboardInterrupt)
     assert not issubclass(Terminated, Exception), "no handler of errors may swallow it"
