@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
@@ -100,10 +101,13 @@ def test_the_first_sigterm_interrupts_and_later_ones_change_nothing():
 
 
 def test_sigterm_stays_one_where_ray_makes_an_interrupt_of_it():
-    with pytest.raises(Terminated), sigterm_interrupts():
-        with pytest.raises(Terminated):
+    def call_of_ray() -> None:
+        with suppress(Terminated):
             os.kill(os.getpid(), signal.SIGTERM)
         raise KeyboardInterrupt
+
+    with pytest.raises(Terminated), sigterm_interrupts():
+        call_of_ray()
 
 
 def test_ctrl_c_stays_an_interrupt():
