@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster
 
+from negalign_ray.actors.courier import free_port
 from negalign_ray.actors.resume import find_checkpoint
 from negalign_ray.actors.run import resume, train
 from negalign_ray.actors.stall import find_processes
@@ -28,9 +29,9 @@ DOING = {"sampler": "sample call", "learner": "trains on step"}
 
 def start_nodes() -> tuple[Cluster, dict[str, Any]]:
     """The driver's node, and two for the roles under test; by node id."""
+    dashboard = {"include_dashboard": True, "dashboard_port": free_port()}  # the usual one may be another cluster's
     cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 2, "object_store_memory": STORE_BYTES, "include_dashboard": True},
+        initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": STORE_BYTES, **dashboard}
     )
     others = [cluster.add_node(num_cpus=2, object_store_memory=STORE_BYTES, labels={"role": "away"}) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False)
