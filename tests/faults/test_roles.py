@@ -8,6 +8,7 @@ from tests.faults.harness import LONG_ANSWERS, Scene, events, freeze, kill, requ
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(400)]
 CALLS = {"sampler": "sample call", "scorer": "score call", "reference": "reference call"}
 PROCESSES = {"sampler": "sampler-0", "scorer": "scorer-0", "reference": "reference-rpos-0"}
+SLOW_REFERENCE = ("references.cache_size=0", "references.micro_batch_tokens=1", "sampling.num_samples=16")
 SLOW_HEAD = '[{"name": "words", "kind": "python", "target": "tests.faults.heads:takes_a_second"}]'
 
 
@@ -58,7 +59,7 @@ def test_a_sampler_that_hangs_is_replaced_after_its_deadline(toy_config, report,
 @pytest.mark.slow
 @pytest.mark.parametrize("role", ["scorer", "reference"])
 def test_a_scorer_or_reference_killed_at_work_is_replaced_and_asked_again(toy_config, report, role):
-    config = toy_config(f"scorers.heads={SLOW_HEAD}", "references.cache_size=0")
+    config = toy_config(f"scorers.heads={SLOW_HEAD}", *SLOW_REFERENCE)
     with sabotage(config, strike(role, kill)) as saboteur:
         summary = train(config)
     require_sound(config, summary)
@@ -72,7 +73,7 @@ def test_a_scorer_or_reference_killed_at_work_is_replaced_and_asked_again(toy_co
 @pytest.mark.parametrize("role", ["scorer", "reference"])
 def test_a_scorer_or_reference_that_hangs_is_replaced_after_its_deadline(toy_config, report, role):
     deadlines = ("deadlines.score_s=15", "deadlines.reference_s=15")
-    config = toy_config(f"scorers.heads={SLOW_HEAD}", "references.cache_size=0", *deadlines)
+    config = toy_config(f"scorers.heads={SLOW_HEAD}", *SLOW_REFERENCE, *deadlines)
     with sabotage(config, strike(role, freeze)) as saboteur:
         summary = train(config)
     require_sound(config, summary)
