@@ -4,15 +4,16 @@
 #   make test-all       all tests but those for a GPU
 #   make docs-site      the documentation as a site that needs no network, in site/
 #   make lint | docs | setup
-# Variables: PYTHON (3.11 or 3.12), EXTRAS (on a GPU host: gpu,dev), TORCH_INDEX (asked where pip finds no CPU build of
-# torch by itself), NEGALIGN_CACHE (folder for the converted model), ARGS (more arguments for pytest or the quickstart).
+# Variables: PYTHON (3.11 or 3.12), EXTRAS (on a GPU host: gpu,dev), TORCH_INDEX (the URL of PyTorch's CPU builds, asked
+# where pip finds none by itself), NEGALIGN_CACHE (folder for the converted model), ARGS (more arguments for pytest or the
+# quickstart).
 
 # The interpreter of the last set-up, else the first one whose version fits.
 PYTHON ?= $(shell for python in "$$(cat .venv/.python 2>/dev/null)" python3 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
 	&& { echo "$$python"; exit; }; done; echo python3)
 EXTRAS ?= cpu,dev
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 ARGS ?=
 BIN := .venv/bin
 

@@ -162,7 +162,10 @@ def set_up(venv: Path, extras: str, torch_index: str, former: dict[str, str], wa
         if torch_index:
             note = f"pip finds no CPU build by itself; asking {torch_index} as well (TORCH_INDEX)"
             retry = (note, (*pip, torch, "--extra-index-url", torch_index))
-        remedy = f"No CPU build of torch was found; name an index that has one: make setup TORCH_INDEX=URL. {network}"
+        remedy = (
+            "No CPU build of torch was found; name an index that has one: make setup TORCH_INDEX=URL. PyTorch's "
+            f"installation page shows its address (Linux, Pip, CPU). {network}"
+        )
         if stages.run(f"{torch} (CPU build)", *pip, torch, remedy=remedy, retry=retry):
             more = ("--extra-index-url", torch_index)
     else:
