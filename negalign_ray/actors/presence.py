@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from negalign_ray.actors.conductor import Conductor
 from negalign_ray.actors.locate import FILE_NAME, Meeting, namespace_of, write_meeting
@@ -24,9 +25,13 @@ log = logging.getLogger(__name__)
 
 
 def start_conductor(plan: Plan, resume_from: Path | None = None) -> Any:
-    """RunExistsError when a run of this name goes on in the cluster: the namespace of its actors is taken."""
+    """On the driver's node where Ray can put it there, so that the loss of another node does not end the run.
+
+    RunExistsError when a run of this name goes on in the cluster: the namespace of its actors is taken.
+    """
     name = plan.config.run.name
-    options = {"name": conductor_name(name), "namespace": namespace_of(name)}
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"name": conductor_name(name), "namespace": namespace_of(name), "scheduling_strategy": here}
     try:
         return start_actor(Conductor, options, plan, resume_from)
     except ValueError as error:  # Ray's word for a name that is taken

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from negalign_ray.config import Resources
 from negalign_ray.errors import DiedError, NegalignError, RoleError, StallError
@@ -102,6 +102,8 @@ def _reason(error: RayError) -> str:
     lines = str(error).strip().splitlines() or [repr(error)]
     if "creation task" in lines[0]:  # it died at the start: the last line is the constructor's own error
         return lines[-1]
+    if isinstance(error, ActorUnavailableError):  # Ray finds out later which of them it is
+        return "its process cannot be reached: it has died, or its node is lost, or the network fails"
     if isinstance(error, RayActorError):  # Ray's lines on who it was, then why
         why = next((line for line in lines if line.startswith(DEAD_BECAUSE)), "").removeprefix(DEAD_BECAUSE)
         return lines[0].rstrip(".") + (f": {why.partition('.')[0]}" if why else "")

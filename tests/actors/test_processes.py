@@ -5,9 +5,10 @@ import os
 
 import pytest
 import ray
+from ray.exceptions import ActorUnavailableError
 
 from negalign_ray.actors.processes import split_name, typed, wait_until_ready, within
-from negalign_ray.errors import RoleError, ScoreError, StallError, WeightUpdateError
+from negalign_ray.errors import DiedError, RoleError, ScoreError, StallError, WeightUpdateError
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_cluster")]
 
@@ -62,6 +63,12 @@ def test_an_error_of_another_role_keeps_its_own_name():
 def test_a_dead_actor_is_named_with_ray_s_reason():
     with pytest.raises(RoleError, match=r"sampler\[3\] v7: The actor died"):
         call(Moody.remote().die.remote())
+
+
+def test_an_actor_out_of_reach_is_one_that_died_whatever_the_network_said():
+    error = typed(ActorUnavailableError("RPC error: 14", None), role="learner", rank=1)
+    assert isinstance(error, DiedError)
+    assert str(error).startswith("learner[1]: its process cannot be reached: it has died, or its node is lost")
 
 
 def test_a_missed_deadline_names_the_setting_that_bounds_it():

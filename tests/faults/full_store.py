@@ -35,15 +35,10 @@ def start(**settings: Any) -> None:
     ray.init(address="local", **small, **settings)
 
 
-def fill_store(num_bytes: int) -> list:
-    """References that keep their objects."""
-    return [ray.put(np.ones(BLOCK_BYTES, dtype=np.uint8)) for _ in range(num_bytes // BLOCK_BYTES)]
-
-
 def spill(config: Config) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         start(object_spilling_directory=folder)
-        kept = fill_store(2 * STORE_BYTES)
+        kept = [ray.put(np.ones(BLOCK_BYTES, dtype=np.uint8)) for _ in range(2 * STORE_BYTES // BLOCK_BYTES)]
         summary = train(config)
         spilled = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
         assert spilled >= STORE_BYTES, f"only {spilled} bytes were spilled: the store was not full"
@@ -64,10 +59,12 @@ def full(config: Config, disk: Path) -> dict:
                     file.write(b"x" * 65536)
             except OSError:
                 pass
-        try:
-            kept.extend(fill_store(2 * STORE_BYTES))
-        except ray.exceptions.RayError:  # the store takes nothing more
-            return
+        for block_bytes in (BLOCK_BYTES, BLOCK_BYTES // 8, BLOCK_BYTES // 64):  # to the last gap
+            try:
+                while True:
+                    kept.append(ray.put(np.ones(block_bytes, dtype=np.uint8)))
+            except ray.exceptions.RayError:  # the store takes nothing more of this size
+                continue
 
     try:
         with sabotage(config, strike) as saboteur:
