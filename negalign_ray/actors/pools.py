@@ -11,13 +11,14 @@ import ray
 
 from negalign_ray.actors.packing import Placement
 from negalign_ray.actors.reservations import Reservations
-from negalign_ray.errors import RoleError
+from negalign_ray.errors import DiedError, RoleError
 from negalign_ray.loops.watchdog import ActivityBook
 
 ActorHandle = Any
 Make = Callable[..., ActorHandle]  # rank, further options of the actor
 Within = Callable[[str, Any, str, int], Awaitable[Any]]  # deadline by its setting, call, role, rank -> answer
-LOOK_EVERY_S = 5.0  # at the node of an actor that takes long to start
+LOOK_EVERY_S = 5.0  # at the node of an actor that takes long to start, or died at it
+NUM_LOOKS = 5  # Ray takes a node for lost when it has missed five health checks, 3 s apart
 Step = Callable[["Pool", int], Awaitable[None]]  # something done with the actor of that rank
 
 
@@ -85,18 +86,27 @@ class Pool:
             await asyncio.to_thread(self._reservations.renew, self.seat(rank))
             try:
                 answer = await self._first_answer(rank)
-            except RoleError:
-                if await asyncio.to_thread(self._reservations.stands, self.seat(rank)):
+            except RoleError as error:
+                if await self._stands(rank, looks=NUM_LOOKS if isinstance(error, DiedError) else 1):
                     raise
                 continue
             self.confirm(rank, answer)
             return
 
+    async def _stands(self, rank: int, *, looks: int) -> bool:
+        """Whether its place is there. A death may be known long before that of the node which it comes from."""
+        for look in range(looks):
+            if look:
+                await asyncio.sleep(LOOK_EVERY_S)
+            if not await asyncio.to_thread(self._reservations.stands, self.seat(rank)):
+                return False
+        return True
+
     async def _first_answer(self, rank: int) -> Any:
         answer = asyncio.ensure_future(self._within("start_s", self.start(rank), self.role, rank))
         try:
             while not (await asyncio.wait({answer}, timeout=LOOK_EVERY_S))[0]:
-                if not await asyncio.to_thread(self._reservations.stands, self.seat(rank)):
+                if not await self._stands(rank, looks=1):
                     raise RoleError("its node went down while it started", role=self.role, rank=rank)
             return await answer
         finally:

@@ -92,7 +92,8 @@ def typed(error: RayError, *, role: str, rank: int, version: int | None = None) 
         if isinstance(cause, RoleError) and cause.role == role:  # an engine does not know which rank it serves
             return type(cause)(cause.reason, role=role, rank=rank, weight_version=cause.weight_version or version)
         return cause
-    kind = DiedError if isinstance(error, RayActorError) else RoleError
+    died = isinstance(error, RayActorError) and not error.actor_init_failed  # a constructor's error is its own word
+    kind = DiedError if died else RoleError
     return kind(f"{_reason(error)}; see this role's file in logs/", role=role, rank=rank, weight_version=version)
 
 

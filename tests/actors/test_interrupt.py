@@ -15,7 +15,7 @@ pytestmark = pytest.mark.real
 
 @pytest.mark.timeout(400)
 def test_ctrl_c_ends_after_the_step_under_way_and_keeps_what_was_learned(toy_config, tmp_path):
-    config = toy_config("learners.steps=500")
+    config = toy_config("learners.steps=500", "guards.enabled=false")
     file = tmp_path / "config.yaml"
     file.write_text(dump_config(config))
     command = [sys.executable, "-m", "negalign_ray.cli", "train", "--config", str(file)]

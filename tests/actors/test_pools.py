@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
+from negalign_ray.actors import pools
 from negalign_ray.actors.packing import Placement
 from negalign_ray.actors.pools import Pool, PoolTeam
 from negalign_ray.actors.starting import SameStart
-from negalign_ray.errors import PlacementError, RoleError, WeightUpdateError
+from negalign_ray.errors import DiedError, PlacementError, RoleError, WeightUpdateError
 from negalign_ray.loops.prices import price_by_prompt
 from negalign_ray.loops.roles import StageResult
 from negalign_ray.loops.watchdog import ActivityBook
@@ -182,6 +183,27 @@ def test_one_that_dies_while_its_node_goes_down_starts_elsewhere():
         await pool.come_up(0)
         assert [actor.alive for actor in stage.made] == [False, False, True]
         assert held.renewed == ["scorer-0", "scorer-0"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("died", [True, False])
+def test_a_death_is_known_before_that_of_its_node_and_only_then_the_node_is_watched(monkeypatch, died):
+    monkeypatch.setattr(pools, "LOOK_EVERY_S", 0.0)
+
+    async def scenario() -> None:
+        held = FakeReservations()
+        failure = (DiedError if died else RoleError)("The actor died", role="scorer")
+        pool = make_pool(1, stage=Stage(True, failure, True), held=held)
+        looks = iter([True, True, False])
+        held.stands = lambda name: next(looks, True)
+        if died:
+            await pool.come_up(0)
+            assert held.renewed == ["scorer-0", "scorer-0"]
+        else:
+            with pytest.raises(RoleError, match="The actor died"):
+                await pool.come_up(0)
+            assert held.renewed == ["scorer-0"]
 
     asyncio.run(scenario())
 

@@ -73,7 +73,8 @@ def moves(run_dir: Path, word: str) -> list[tuple[str, int]]:
 def long_run(toy_config) -> Callable[..., Config]:
     """Until its script ends it."""
     return lambda *overrides: toy_config(
-        *("learners.steps=500", "learners.mismatch_every=1", "checkpoints.every=0", *overrides), name="elastic"
+        *("learners.steps=500", "guards.enabled=false", "learners.mismatch_every=1", "checkpoints.every=0", *overrides),
+        name="elastic",
     )
 
 

@@ -29,7 +29,7 @@ from tests.faults.harness import (
 )
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(600)]
-LONG_RUN = ("learners.steps=500", "checkpoints.every=1")
+LONG_RUN = ("learners.steps=500", "guards.enabled=false", "checkpoints.every=1")
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def wait_for_rows(config: Config, num: int, process: subprocess.Popen) -> None:
 
 
 def go_on(config: Config) -> tuple[Config, dict]:
-    again = find_checkpoint(config.run_dir, overrides=["guards.enabled=false"])
+    again = find_checkpoint(config.run_dir)
     assert again.checkpoint.step >= 1
     return again.config, resume(again)
 
@@ -111,7 +111,8 @@ def test_sigterm_ends_the_run_after_the_step_under_way_with_its_model_and_a_chec
     toy_config, launch, tmp_path, report
 ):
     config = toy_config(
-        "learners.steps=500", "checkpoints.every=0", "evaluation.enabled=true", "evaluation.num_prompts=2"
+        *("learners.steps=500", "guards.enabled=false", "checkpoints.every=0"),
+        *("evaluation.enabled=true", "evaluation.num_prompts=2"),
     )
     driver = launch(config)
     wait_for_rows(config, 2, driver)
@@ -135,7 +136,7 @@ def test_sigterm_ends_the_run_after_the_step_under_way_with_its_model_and_a_chec
 
 
 def test_sigterm_before_training_ends_the_command_with_143(toy_config, launch, tmp_path):
-    config = toy_config("learners.steps=500")
+    config = toy_config("learners.steps=500", "guards.enabled=false")
     driver = launch(config)
     log = config.run_dir / "logs" / "conductor-0.log"
     deadline_s = time.monotonic() + GIVE_UP_S

@@ -83,7 +83,7 @@ def test_an_object_store_that_is_full_spills_to_the_disk_and_the_run_goes_on(toy
 def test_an_object_store_that_is_full_on_a_full_disk_ends_the_run_with_the_role_that_met_it(
     toy_config, tmp_path, small_disk, report
 ):
-    config = toy_config("learners.steps=500")
+    config = toy_config("learners.steps=500", "guards.enabled=false")
     (tmp_path / "config.yaml").write_text(dump_config(config))
     told = run_alone("full_store", "full", tmp_path / "config.yaml", small_disk)
     assert told["role"] in {"learner", "sampler", "scorer", "reference", "conductor"}
