@@ -91,6 +91,11 @@ class DiedError(RoleError):
     """The process of a role is gone, or its node: it says nothing of its own any more."""
 
 
+class LostObjectError(RoleError):
+    """What a role was to read is gone with the node that held it. Groups that are not yet in the buffer are dropped and
+    counted."""
+
+
 class ScoreError(RoleError):
     """A reward head failed for good (after its retries). The groups it was scoring are dropped and counted."""
 

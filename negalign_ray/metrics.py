@@ -418,6 +418,9 @@ METRICS: dict[str, Metric] = {
         "Samplers replaced so far, because they failed, stalled or did not confirm their weights.",
         "Above 0: see logs/sampler-*.log.",
     ),
+    "conductor/dropped_lost": Metric(
+        TOTAL, "Orders whose groups were lost with a node of the cluster so far.", "Above 0: look at the nodes."
+    ),
     "conductor/failed": Metric(
         TOTAL, "Orders that ended so far because a reward head failed for good.", "Above 0: read the scorer's log."
     ),

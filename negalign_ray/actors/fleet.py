@@ -22,7 +22,7 @@ from negalign_ray.actors.pools import Make, Pool, PoolTeam
 from negalign_ray.actors.processes import wait_until_ready, within
 from negalign_ray.actors.reservations import Reservations, prefix_of
 from negalign_ray.actors.starting import SameStart, make_guide, make_reference, make_sampler, make_scorer
-from negalign_ray.errors import NegalignError, NonFiniteError, RoleError, ScoreError
+from negalign_ray.errors import LostObjectError, NegalignError, NonFiniteError, RoleError, ScoreError
 from negalign_ray.events import Event, EventKind, Record, forget
 from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.crew import gone_without
@@ -124,7 +124,7 @@ class RayFleet:
         """A scorer that fails twice is no reason to end the run: the groups are dropped and counted."""
         try:
             return await self._completed(self._scorers, handles, method="score", setting="score_s")
-        except ScoreError:
+        except (ScoreError, LostObjectError):
             raise
         except RoleError as error:
             raise ScoreError(error.reason, role="scorer", rank=error.rank) from error
@@ -164,7 +164,7 @@ class RayFleet:
         """The groups with what one actor of the pool (`rank`, or the next in turn) adds to them.
 
         One that died or stalled is replaced and its successor asked once more; a head that gave up is not asked again,
-        because it retries by itself, and neither is a fit that diverged, because it would again.
+        because it retries by itself, and neither is a fit that diverged or groups that are gone: that would not change.
         """
         for attempt in range(2):
             async with pool.use(rank) as rank:
@@ -173,7 +173,7 @@ class RayFleet:
                 head, *groups = call.remote(*(handle.ref for handle in handles), **arguments)
                 try:
                     return _as_result(await self._within(setting, head, pool.role, rank), groups)
-                except (ScoreError, NonFiniteError):
+                except (ScoreError, NonFiniteError, LostObjectError):
                     raise
                 except RoleError as error:
                     log.warning("%s; replacing it%s", error, "" if attempt else " and asking again")

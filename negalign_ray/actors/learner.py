@@ -218,7 +218,8 @@ class ConductorSource:
         return batch
 
     def fetch(self, handles: Sequence[Handle]) -> list[Group]:
-        return self._get([handle.ref for handle in handles], self._deadlines.pull_s, "pull_s")
+        refs = [handle.ref for handle in handles]
+        return self._get(refs, self._deadlines.pull_s, "pull_s", role="learner", rank=self._rank)
 
     def publish(self, version: int, tensors: list[tuple[str, Tensor]]) -> None:
         from negalign_ray.engines.weights import WeightBundle
@@ -276,7 +277,8 @@ class ConductorSource:
         address, device = ray.util.get_node_ip_address(), torch.cuda.current_device()
         return Courier(way, address=address, ask_meeting=ask_meeting, device=device)
 
-    def _get(self, reference: Any, deadline_s: float, setting: str) -> Any:
+    def _get(self, reference: Any, deadline_s: float, setting: str, *, role: str = "conductor", rank: int = 0) -> Any:
+        """`role` and `rank`: of whom a failure is."""
         try:
             return ray.get(reference, timeout=deadline_s)
         except GetTimeoutError:
@@ -285,7 +287,7 @@ class ConductorSource:
             )
             raise StallError(reason, role="learner", rank=self._rank) from None
         except RayError as error:
-            raise typed(error, role="conductor", rank=0) from error
+            raise typed(error, role=role, rank=rank) from error
 
 
 class SampleLog:

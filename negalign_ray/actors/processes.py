@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 from negalign_ray.config import Resources
-from negalign_ray.errors import DiedError, NegalignError, RoleError, StallError
+from negalign_ray.errors import DiedError, LostObjectError, NegalignError, RoleError, StallError
 
 
 def conductor_name(run_name: str) -> str:
@@ -92,6 +92,9 @@ def typed(error: RayError, *, role: str, rank: int, version: int | None = None) 
         if isinstance(cause, RoleError) and cause.role == role:  # an engine does not know which rank it serves
             return type(cause)(cause.reason, role=role, rank=rank, weight_version=cause.weight_version or version)
         return cause
+    if isinstance(error.cause if isinstance(error, RayTaskError) else error, ObjectLostError):
+        reason = "what it was to read is gone with the node that held it"
+        return LostObjectError(reason, role=role, rank=rank, weight_version=version)
     died = isinstance(error, RayActorError) and not error.actor_init_failed  # a constructor's error is its own word
     kind = DiedError if died else RoleError
     return kind(f"{_reason(error)}; see this role's file in logs/", role=role, rank=rank, weight_version=version)

@@ -1,6 +1,6 @@
 """A run whose learner died goes on by itself: from its newest checkpoint, with as many ranks as there is room for.
 
-    attempt --DiedError of a learner--> newest intact checkpoint --> attempt, `learners.restarts` times at most
+    attempt --a learner, or its groups, lost--> newest intact checkpoint --> attempt, `learners.restarts` times at most
 
 The whole run is brought back to the checkpoint, as `train --resume` does it: the policy, the conductor's books and the
 samplers' weights belong together. Ray Train could restart the group alone, which would leave the others ahead of it.
@@ -17,7 +17,7 @@ from negalign_ray.actors.cluster import free_nodes, live_nodes, placements
 from negalign_ray.actors.packing import Node, seat
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.resume import find_checkpoint, rewind
-from negalign_ray.errors import CheckpointError, ConfigError, DiedError
+from negalign_ray.errors import CheckpointError, ConfigError, DiedError, LostObjectError
 
 log = logging.getLogger(__name__)
 Attempt = Callable[[Plan, Path | None], dict[str, Any]]  # plan, checkpoint to go on from -> summary
@@ -29,7 +29,7 @@ def with_restarts(plan: Plan, attempt: Attempt, *, resume_from: Path | None = No
     while True:
         try:
             return attempt(plan, resume_from)
-        except DiedError as error:
+        except (DiedError, LostObjectError) as error:
             if error.role != "learner" or left == 0:
                 raise
             try:

@@ -26,6 +26,7 @@ class Outcome(StrEnum):
     DROPPED_EMPTY = "dropped_empty"  # too few usable samples: empty or duplicate answers
     DROPPED_GATE = "dropped_gate"  # too few samples passed the reward gate
     DROPPED_SCORE = "dropped_score"  # a reward head failed for good
+    DROPPED_LOST = "dropped_lost"  # gone with the node that held the group
     FAILED = "failed"  # out of attempts, or given up when the run stopped
 
 

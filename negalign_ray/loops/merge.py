@@ -91,6 +91,7 @@ def _conductor_rows(row: dict[str, float], batch: Batch, rollout: Rollout) -> di
         "conductor/dropped_stale": ledger.outcomes[Outcome.DROPPED_STALE],
         "conductor/dropped_gate": ledger.outcomes[Outcome.DROPPED_GATE],
         "conductor/dropped_empty": ledger.outcomes[Outcome.DROPPED_EMPTY],
+        "conductor/dropped_lost": ledger.outcomes[Outcome.DROPPED_LOST],
         "conductor/failed": ledger.outcomes[Outcome.FAILED] + ledger.outcomes[Outcome.DROPPED_SCORE],
         "conductor/buffer_groups": len(rollout.buffer),
         "conductor/in_flight_groups": len(rollout.buffer) - rollout.buffer.num_ready,

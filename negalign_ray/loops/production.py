@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from negalign_ray.config import SamplingConfig
-from negalign_ray.errors import NegalignError, RoleError, ScoreError
+from negalign_ray.errors import LostObjectError, NegalignError, RoleError, ScoreError
 from negalign_ray.loops.books import Books, SentWave, SlotOrder
 from negalign_ray.loops.buffer import Handle, Outcome
 from negalign_ray.loops.crew import Crew
 from negalign_ray.loops.iteration import Filled
-from negalign_ray.loops.roles import Fleet
+from negalign_ray.loops.roles import Fleet, StageResult
 from negalign_ray.loops.schedule import SamplingSchedule
 from negalign_ray.records import Group, Order
 
@@ -119,20 +119,17 @@ class Production:
             return
         wave, handles = self._keep_usable(rank, wave, handles, Outcome.DROPPED_EMPTY)
         if handles and self._stages.scores:
-            try:
-                scored = await self._fleet.score(handles)
-            except ScoreError as error:
-                log.warning("%s; %d groups dropped and re-ordered", error, len(wave))
-                slots = self._open_slots(wave)
-                books.counts["score_failures"] += len(slots)
-                self._order_again(rank, slots, Outcome.DROPPED_SCORE, error)
+            scored = await self._done(rank, wave, self._fleet.score(handles))
+            if scored is None:
                 return
             books.clock.add(step, "score", scored.busy_s)
             books.counts["samples_gated"] += _num_samples(handles) - _num_samples(scored.handles)
             wave, handles = self._keep_usable(rank, wave, scored.handles, Outcome.DROPPED_GATE)
         wave, handles = self._still_open(wave, handles)
         if handles and self._stages.references:
-            priced = await self._fleet.price(handles)
+            priced = await self._done(rank, wave, self._fleet.price(handles))
+            if priced is None:
+                return
             books.clock.add(step, "price", priced.busy_s, prices=priced.num_prices, remembered=priced.num_remembered)
             handles = priced.handles
         if handles:
@@ -145,6 +142,20 @@ class Production:
         stale = buffer.stale_slots([slot for slot, _ in filled], self._schedule.oldest_allowed(step))
         self._order_again(rank, stale, Outcome.DROPPED_STALE)
         await self._changed()
+
+    async def _done(self, rank: int, wave: Wave, stage: Awaitable[StageResult]) -> StageResult | None:
+        """What a stage adds to the wave's groups; None where they cannot be used, and others have been ordered."""
+        try:
+            return await stage
+        except (ScoreError, LostObjectError) as error:
+            log.warning("%s; %d groups dropped and re-ordered", error, len(wave))
+            slots = self._open_slots(wave)
+            outcome = Outcome.DROPPED_LOST
+            if isinstance(error, ScoreError):
+                self._books.counts["score_failures"] += len(slots)
+                outcome = Outcome.DROPPED_SCORE
+            self._order_again(rank, slots, outcome, error)
+            return None
 
     async def _guide(self, filled: Sequence[Filled]) -> list[Filled]:
         """All groups of the iteration with their latent distances, once `filled` completes it; until then none."""

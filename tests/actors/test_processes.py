@@ -5,10 +5,11 @@ import os
 
 import pytest
 import ray
+from ray._private.internal_api import free
 from ray.exceptions import ActorUnavailableError
 
 from negalign_ray.actors.processes import split_name, typed, wait_until_ready, within
-from negalign_ray.errors import DiedError, RoleError, ScoreError, StallError, WeightUpdateError
+from negalign_ray.errors import DiedError, LostObjectError, RoleError, ScoreError, StallError, WeightUpdateError
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_cluster")]
 
@@ -27,6 +28,9 @@ class Moody:
 
     def crash(self):
         raise RuntimeError("out of memory")
+
+    def read(self, numbers):
+        return len(numbers)
 
     def die(self):
         os._exit(1)
@@ -63,6 +67,13 @@ def test_an_error_of_another_role_keeps_its_own_name():
 def test_a_dead_actor_is_named_with_ray_s_reason():
     with pytest.raises(RoleError, match=r"sampler\[3\] v7: The actor died"):
         call(Moody.remote().die.remote())
+
+
+def test_what_went_down_with_its_node_is_no_failure_of_those_who_were_to_read_it():
+    lost = ray.put([0] * 200_000)
+    free([lost])  # as the loss of a node does it
+    with pytest.raises(LostObjectError, match=r"^sampler\[3\] v7: what it was to read is gone with the node"):
+        call(Moody.remote().read.remote(lost))
 
 
 def test_an_actor_out_of_reach_is_one_that_died_whatever_the_network_said():

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from negalign_ray.config import LATENT_DISTANCE
 from negalign_ray.data.instructions import Instruction
-from negalign_ray.errors import PlacementError, RoleError, ScoreError
+from negalign_ray.errors import LostObjectError, PlacementError, RoleError, ScoreError
 from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.candidates import with_candidates
 from negalign_ray.loops.orders import OrderFactory
@@ -105,6 +105,8 @@ class FakeFleet:
 
     async def score(self, handles: Sequence[Handle]) -> StageResult:
         await asyncio.sleep(0)
+        if self._fails("lost"):
+            raise LostObjectError("gone with its node", role="scorer")
         if self._fails("score"):
             raise ScoreError("HTTP 500", role="scorer")
         return _result([_gated(_with_reward(handle.ref), closed=self._fails("gate")) for handle in handles])

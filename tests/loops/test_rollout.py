@@ -174,6 +174,12 @@ def test_a_group_whose_scoring_fails_is_dropped_counted_and_ordered_again_never_
     assert all(h.card.rewards["harm", "sample"] == 0.25 for batch in batches for h in batch.handles)
 
 
+def test_groups_that_went_down_with_a_node_are_counted_and_ordered_again():
+    rollout = make_rollout(FakeFleet(fault=lambda kind, number: (kind, number) == ("lost", 0)), num_steps=2)
+    run(rollout, 2)
+    assert rollout.buffer.ledger.outcomes == {Outcome.DROPPED_LOST: 3, Outcome.TRAINED: 6}
+
+
 def test_a_group_without_usable_samples_is_replaced_in_its_own_slot():
     rollout = make_rollout(FakeFleet(fault=lambda kind, number: (kind, number) == ("empty", 1)), num_steps=1)
     (batch,) = run(rollout, 1)
