@@ -33,8 +33,8 @@ def start_nodes() -> tuple[Cluster, dict[str, Any]]:
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": STORE_BYTES, **dashboard}
     )
+    ray.init(address=cluster.address, log_to_driver=False)  # while there is no other node that it could be on
     others = [cluster.add_node(num_cpus=2, object_store_memory=STORE_BYTES, labels={"role": "away"}) for _ in range(2)]
-    ray.init(address=cluster.address, log_to_driver=False)
     return cluster, {node.node_id: node for node in others}
 
 
