@@ -84,29 +84,33 @@ class Pool:
         """A new actor of that rank, until it is ready. Where its node goes down meanwhile, it starts elsewhere."""
         while True:
             await asyncio.to_thread(self._reservations.renew, self.seat(rank))
+            nodes = await self._nodes(rank)
             try:
-                answer = await self._first_answer(rank)
+                answer = await self._first_answer(rank, nodes)
             except RoleError as error:
-                if await self._stands(rank, looks=NUM_LOOKS if isinstance(error, DiedError) else 1):
+                if await self._stays(rank, nodes, looks=NUM_LOOKS if isinstance(error, DiedError) else 1):
                     raise
                 continue
             self.confirm(rank, answer)
             return
 
-    async def _stands(self, rank: int, *, looks: int) -> bool:
-        """Whether its place is there. A death may be known long before that of the node which it comes from."""
+    async def _nodes(self, rank: int) -> frozenset[str] | None:
+        return await asyncio.to_thread(self._reservations.nodes, self.seat(rank))
+
+    async def _stays(self, rank: int, nodes: frozenset[str] | None, *, looks: int) -> bool:
+        """Whether its place is where it was. A death may be known long before that of the node which it comes from."""
         for look in range(looks):
             if look:
                 await asyncio.sleep(LOOK_EVERY_S)
-            if not await asyncio.to_thread(self._reservations.stands, self.seat(rank)):
+            if nodes is None or await self._nodes(rank) != nodes:
                 return False
         return True
 
-    async def _first_answer(self, rank: int) -> Any:
+    async def _first_answer(self, rank: int, nodes: frozenset[str] | None) -> Any:
         answer = asyncio.ensure_future(self._within("start_s", self.start(rank), self.role, rank))
         try:
             while not (await asyncio.wait({answer}, timeout=LOOK_EVERY_S))[0]:
-                if not await self._stands(rank, looks=1):
+                if not await self._stays(rank, nodes, looks=1):
                     raise RoleError("its node went down while it started", role=self.role, rank=rank)
             return await answer
         finally:

@@ -39,8 +39,8 @@ class Groups(Protocol):
 
     def is_there(self, group: Any, *, wait_s: float) -> bool: ...
 
-    def stands(self, group: Any) -> bool:
-        """Whether it is there, on nodes that live."""
+    def nodes(self, group: Any) -> frozenset[str] | None:
+        """That it is on; None while it is not there, or not on nodes that live."""
 
     def give_back(self, group: Any) -> None: ...
 
@@ -56,10 +56,12 @@ class RayGroups:
     def is_there(self, group: PlacementGroup, *, wait_s: float) -> bool:
         return group.wait(max(wait_s, 0.1))
 
-    def stands(self, group: PlacementGroup) -> bool:
+    def nodes(self, group: PlacementGroup) -> frozenset[str] | None:
         row = placement_group_table(group)
-        living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        return row.get("state") == "CREATED" and set(row["bundles_to_node_id"].values()) <= living
+        if row.get("state") != "CREATED":
+            return None
+        nodes = frozenset(row["bundles_to_node_id"].values())
+        return nodes if nodes <= {node["NodeID"] for node in ray.nodes() if node["Alive"]} else None
 
     def give_back(self, group: PlacementGroup) -> None:
         remove_placement_group(group)
@@ -112,15 +114,15 @@ class Reservations:
         strategy = PlacementGroupSchedulingStrategy(self._held[name], placement_group_bundle_index=0)
         return {"scheduling_strategy": strategy, "label_selector": None}
 
-    def stands(self, name: str) -> bool:
-        """Whether the actor's place is still there: False when its node is gone."""
+    def nodes(self, name: str) -> frozenset[str] | None:
+        """That the actor's place is on: None when its node is gone. Ray itself may move the place to another one."""
         if name not in self._places:
-            return True  # it asks for nothing
-        return name in self._held and self._groups.stands(self._held[name])
+            return frozenset()  # it asks for nothing
+        return self._groups.nodes(self._held[name]) if name in self._held else None
 
     def renew(self, name: str) -> None:
         """Before another actor takes the place: where it went down with its node, a new one. PlacementError."""
-        if self.stands(name):
+        if self.nodes(name) is not None:
             return
         group = self._held.pop(name, None)
         if group is not None:

@@ -32,8 +32,8 @@ class FakeReservations:
         assert name in self.held, "an actor starts where room is held for it"
         return {"scheduling_strategy": name}
 
-    def stands(self, name: str) -> bool:
-        return name not in self.down
+    def nodes(self, name: str) -> frozenset[str] | None:
+        return None if name in self.down else frozenset({"here"})
 
     def renew(self, name: str) -> None:
         self.renewed.append(name)
@@ -176,10 +176,7 @@ def test_one_that_dies_while_its_node_goes_down_starts_elsewhere():
         stage = Stage(True, RoleError("the node is gone", role="scorer"), True)
         pool = make_pool(1, stage=stage, held=held)
 
-        def stands(name: str) -> bool:
-            return len(stage.made) > 2
-
-        held.stands = stands
+        held.nodes = lambda name: frozenset({"here"}) if len(stage.made) != 2 else None
         await pool.come_up(0)
         assert [actor.alive for actor in stage.made] == [False, False, True]
         assert held.renewed == ["scorer-0", "scorer-0"]
@@ -187,16 +184,18 @@ def test_one_that_dies_while_its_node_goes_down_starts_elsewhere():
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("then", [None, frozenset({"there"})], ids=["gone", "moved by Ray"])
 @pytest.mark.parametrize("died", [True, False])
-def test_a_death_is_known_before_that_of_its_node_and_only_then_the_node_is_watched(monkeypatch, died):
+def test_a_death_is_known_before_that_of_its_node_and_only_then_the_node_is_watched(monkeypatch, died, then):
     monkeypatch.setattr(pools, "LOOK_EVERY_S", 0.0)
 
     async def scenario() -> None:
         held = FakeReservations()
         failure = (DiedError if died else RoleError)("The actor died", role="scorer")
         pool = make_pool(1, stage=Stage(True, failure, True), held=held)
-        looks = iter([True, True, False])
-        held.stands = lambda name: next(looks, True)
+        here = frozenset({"here"})
+        looks = iter([here, here, here, then])
+        held.nodes = lambda name: next(looks, here)
         if died:
             await pool.come_up(0)
             assert held.renewed == ["scorer-0", "scorer-0"]

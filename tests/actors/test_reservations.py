@@ -41,8 +41,8 @@ class FakeGroups:
             self._clock.now_s += wait_s
         return group in self.placed
 
-    def stands(self, group: str) -> bool:
-        return group in self.placed and group not in self.down
+    def nodes(self, group: str) -> frozenset[str] | None:
+        return frozenset({"here"}) if group in self.placed and group not in self.down else None
 
     def give_back(self, group: str) -> None:
         self.cpus += self.placed.pop(group, 0.0)
@@ -146,7 +146,7 @@ def test_two_runs_that_start_at_once_both_come_in_one_after_the_other_or_are_ref
 def test_an_actor_that_reserves_nothing_needs_no_group():
     held, groups, _ = make(1)
     held.take({"scorer-0": place("scorer", 0.0)})
-    assert (groups.asked, held.options("scorer-0"), held.stands("scorer-0")) == ([], {}, True)
+    assert (groups.asked, held.options("scorer-0"), held.nodes("scorer-0")) == ([], {}, frozenset())
     held.renew("scorer-0")
     assert groups.asked == []
 
@@ -157,7 +157,7 @@ def test_a_place_that_stands_is_kept_for_the_next_actor_and_one_whose_node_is_go
     held.renew("sampler-0")
     assert len(groups.asked) == 1
     groups.down.add("run@01/sampler-0")
-    assert not held.stands("sampler-0")
+    assert held.nodes("sampler-0") is None
     held.renew("sampler-0")
     assert (len(groups.asked), groups.cpus) == (2, 1)
 
@@ -169,11 +169,11 @@ def test_a_place_that_cannot_be_taken_anew_stays_wanted():
     groups.cpus = -1  # the node's
     with pytest.raises(PlacementError):
         held.renew("sampler-0")
-    assert not held.stands("sampler-0"), "no actor starts outside a group"
+    assert held.nodes("sampler-0") is None, "no actor starts outside a group"
     groups.down.clear()
     groups.cpus = 1
     held.renew("sampler-0")
-    assert held.stands("sampler-0")
+    assert held.nodes("sampler-0") == {"here"}
 
 
 def test_bundles_are_what_ray_counts():
@@ -191,7 +191,7 @@ def test_ray_gives_each_actor_its_place_takes_it_back_and_keeps_nothing_of_a_run
     before = free_cpus()
     held = Reservations(prefix, patience_s=0)
     held.take({"sampler-0": place("sampler", 0.25), "sampler-1": place("sampler", 0.25)})
-    assert held.stands("sampler-1")
+    assert held.nodes("sampler-1") == {ray.get_runtime_context().get_node_id()}
     actor = Idle.options(num_cpus=0.25, **held.options("sampler-0")).remote()
     assert ray.get(actor.group.remote(), timeout=60) == f"{prefix}sampler-0"
     wait_for(lambda: free_cpus() == before - 0.5)
@@ -203,7 +203,7 @@ def test_ray_gives_each_actor_its_place_takes_it_back_and_keeps_nothing_of_a_run
         held.take({"scorer-0": place("scorer", 0.25, labels={"role": "nowhere"})})
     give_back_leftovers(prefix)
     wait_for(lambda: free_cpus() == before)
-    assert not held.stands("sampler-0")
+    assert held.nodes("sampler-0") is None
 
 
 @ray.remote
