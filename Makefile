@@ -23,7 +23,7 @@ help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 quickstart: setup
-	@$(BIN)/negalign-ray train --preset quickstart $(ARGS)
+	@$(BIN)/negalign-ray train --preset quickstart --set run.overwrite=true $(ARGS)
 
 test: setup
 	@$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)

@@ -7,7 +7,8 @@ held where they are. The loss is tried on made-up groups before anything is star
 
 python examples/03_custom_method.py
 python examples/03_custom_method.py method.settings.margin=10
-negalign-ray train --preset quickstart --set method.name=custom --set method.target=examples/03_custom_method.py:HINGE
+negalign-ray train --preset quickstart --set run.name=hinge \
+    --set method.name=custom --set method.target=examples/03_custom_method.py:HINGE
 """
 
 import sys

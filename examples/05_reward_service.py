@@ -3,7 +3,7 @@
     POST /score   {"pairs": [[prompt, answer], ...]}     ->     {"scores": [number, ...]}
 
 python examples/05_reward_service.py 8000
-negalign-ray train --preset quickstart \
+negalign-ray train --preset quickstart --set run.name=shouting \
     --set 'scorers.heads=[{name: shouting, kind: http, target: "http://127.0.0.1:8000/score"}]'
 """
 

@@ -35,8 +35,8 @@ def test_every_target_does_its_own_set_up_first(target):
     assert "scripts/setup.py" in dry_make(target).splitlines()[0]
 
 
-def test_the_quickstart_trains_its_preset():
-    assert ".venv/bin/negalign-ray train --preset quickstart" in dry_make("quickstart")
+def test_the_quickstart_trains_its_preset_as_often_as_one_likes():
+    assert ".venv/bin/negalign-ray train --preset quickstart --set run.overwrite=true" in dry_make("quickstart")
 
 
 def test_tests_leave_out_what_needs_a_gpu_and_only_make_test_the_slow_ones():

@@ -61,6 +61,7 @@ def test_the_d2o_preset_holds_the_values_of_the_paper():
 def test_the_quickstart_extends_d2o_and_fits_two_cores():
     config = load_config(preset="quickstart")
     assert config.method.name == "d2o"
+    assert not config.run.overwrite, "what a preset does not say cannot delete the results of a run"
     roles = (config.samplers, config.scorers, config.references, config.learners)
     assert sum(role.num * role.cpus for role in roles) <= 2
     assert max(role.threads for role in roles) <= 2

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from negalign_ray.actors.evaluation_folder import FOLDER as EVALUATIONS
 from negalign_ray.actors.evaluator import SIDES_FILE
 from negalign_ray.actors.locate import require_idle
 from negalign_ray.config import Config
@@ -27,17 +28,7 @@ BASE_FOLDER = "base"  # what the initial model said and thought: a resumed run n
 SUMMARIES = ("summary.json", "summary.md", "summary.csv")
 RESULTS = (
     "metrics.jsonl", EVENTS, *SUMMARIES, SIDES_FILE, "samples", "logs", "model", "ray_train", "tensorboard",
-    CHECKPOINTS, MANIFEST, BASE_FOLDER, CARD, REPORT,
-    *TRACKERS,
-)  # fmt: skip
-
-
-BASE_FOLDER = "base"  # what the initial model said and thought: a resumed run need not ask it again
-SUMMARIES = ("summary.json", "summary.md", "summary.csv")
-RESULTS = (
-    "metrics.jsonl", EVENTS, *SUMMARIES, SIDES_FILE, "samples", "logs", "model", "ray_train", "tensorboard",
-    CHECKPOINTS, MANIFEST, BASE_FOLDER, CARD, REPORT,
-    *TRACKERS,
+    CHECKPOINTS, MANIFEST, BASE_FOLDER, CARD, REPORT, EVALUATIONS, "dynamics.json", "dynamics.png", *TRACKERS,
 )  # fmt: skip
 
 
@@ -49,15 +40,6 @@ def create_run_dir(config: Config) -> None:
         _delete_results(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.yaml").write_text(dump_config(config))
-
-
-BASE_FOLDER = "base"  # what the initial model said and thought: a resumed run need not ask it again
-SUMMARIES = ("summary.json", "summary.md", "summary.csv")
-RESULTS = (
-    "metrics.jsonl", EVENTS, *SUMMARIES, SIDES_FILE, "samples", "logs", "model", "ray_train", "tensorboard",
-    CHECKPOINTS, MANIFEST, BASE_FOLDER, CARD, REPORT,
-    *TRACKERS,
-)  # fmt: skip
 
 
 def _delete_results(run_dir: Path) -> None:

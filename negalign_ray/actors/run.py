@@ -76,7 +76,7 @@ def resume(resumption: Resumption, *, on_status: OnStatus = ignore_status) -> di
 def _carry_through(
     plan: Plan, on_status: OnStatus, *, base_cache: Path | None = None, resume_from: Path | None = None
 ) -> dict[str, Any]:
-    started_s = time.perf_counter()
+    started_s = time.perf_counter() - time_so_far(plan.config.run_dir)  # of a resumed run: what it took before
     write_card(plan)
 
     def attempt(plan: Plan, resume_from: Path | None) -> dict[str, Any]:

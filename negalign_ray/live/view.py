@@ -29,6 +29,7 @@ SECTION_STYLES = {
     "log-ratios": "cyan",
     "log-probs": "blue",
     "rewards": "yellow",
+    "evaluation": "green",
     "health": "magenta",
 }
 PHASE_MARKS = {"finished": ("✓", "bold green"), "failed": ("✗", "bold red"), "cut short": ("✗", "bold yellow")}

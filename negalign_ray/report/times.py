@@ -52,11 +52,17 @@ def bars(run: RunFiles) -> list[Bar]:
     for role, key in (("samplers", "sampler/busy_s"), ("scorers", "scorer/busy_s"), ("references", "reference/busy_s")):
         busy_s = total(run.rows, key)
         if busy_s:
-            # A wave waits for its busiest reference, and the metric is that one's.
-            num = 1 if role == "references" else run.setting(f"{role}.num", 1)
-            idle_s = max(0.0, num * steps_s - busy_s)
+            idle_s = max(0.0, _available_s(run, role) - busy_s)
             found.append(_bar(role.capitalize(), _count(run, role), (("busy", busy_s, role), ("idle", idle_s, "idle"))))
     return found
+
+
+def _available_s(run: RunFiles, role: str) -> float:
+    """Of all actors together. A wave waits for its busiest reference, and the metric is that one's; samplers that come
+    and go are counted step by step."""
+    num = 1 if role == "references" else run.setting(f"{role}.num", 1)
+    counted = "sampler/num" if role == "samplers" else ""
+    return sum(float(row.get(STEP) or 0.0) * float(row.get(counted) or num) for row in run.rows)
 
 
 def _learner_parts(rows: Sequence[Row], steps_s: float) -> tuple[tuple[str, float, str], ...]:

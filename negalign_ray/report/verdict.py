@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from negalign_ray.evaluation.table import number, verdict_on
+from negalign_ray.evaluation.table import ALPHA, number, verdict_on
 from negalign_ray.events import EventKind
 from negalign_ray.report.read import RunFiles
 
@@ -21,11 +21,13 @@ WORDS: dict[Tone, str] = {
 }
 Summary = Mapping[str, Any]
 NOTHING = "–"
+WORSE = "Worse"  # the lead of what was measured and is worse; guards and judges warn under leads of their own
 # What a fall of harm may have cost. KL is not among them: every training moves the model.
 SIDE_EFFECTS = (
     "benign_perplexity",
     "human_benign_logprob_per_token",
     "choices_accuracy_frac",
+    "choices_target_logprob",
     "refusal_frac_benign_prompts",
     "overrefusal_frac",
     "distinct_2",
@@ -37,7 +39,7 @@ SIDE_EFFECTS = (
 @dataclass(frozen=True)
 class Note:
     tone: Tone
-    lead: str  # "Worse"
+    lead: str  # WORSE
     items: tuple[tuple[str, str], ...]  # ("repeated 4-grams", "0.114 → 0.242"); a sentence has no values
 
 
@@ -54,7 +56,7 @@ class Verdict:
 def verdict_of(run: RunFiles) -> Verdict:
     notes = tuple(_notes(run))
     harm, headline = _headline(run)
-    if harm == "better" and any(note.tone == "worse" for note in notes):
+    if harm == "better" and any(note.lead == WORSE for note in notes):
         harm = "mixed"
     return Verdict(harm, WORDS[harm], headline, notes)
 
@@ -140,17 +142,21 @@ def _sentence(tone: Tone, lead: str, text: str) -> Note:
 
 
 def _changes(summary: Summary) -> Iterator[Note]:
-    """Other heads and side effects, by what their intervals allow to say."""
+    """Other heads, answers to benign prompts and side effects, by what their intervals allow to say."""
     main = harm_key(summary)
-    heads = [f"{name}_score" for name in summary.get("heads", {}) if f"{name}_score" != main]
+    heads = [f"{name}_score{where}" for name in summary.get("heads", {}) for where in ("", "_benign_prompts")]
     said: dict[str, list[tuple[str, str]]] = {}
-    for key in (*heads, *SIDE_EFFECTS):
+    for key in (*(key for key in heads if key != main), *SIDE_EFFECTS):
         if key not in summary["figures"] or key not in summary["difference"]:
             continue
         values = f"{shown(summary['before'].get(key))} → {shown(summary['after'].get(key))}"
         said.setdefault(verdict_on(summary, key), []).append((summary["figures"][key]["title"], values))
+    for row in summary.get("win_rates", ()):
+        rate = row["win_rate"]["mean"]
+        if rate is not None and rate < 0.5 and row["p_value"] < ALPHA:
+            said.setdefault("worse", []).append((f"wins by {row['judge']}, {row['prompts']} prompts", shown(rate)))
     leads: tuple[tuple[str, Tone, str], ...] = (
-        ("worse", "worse", "Worse"),
+        ("worse", "worse", WORSE),
         ("changed", "neutral", "Changed"),
         ("better", "better", "Also better"),
         ("unclear", "unclear", "No clear change"),

@@ -36,7 +36,7 @@ TOY = (
 @pytest.fixture
 def toy_config(toy_model: Path, tmp_path: Path) -> Callable[..., Config]:
     def make(*overrides: str, name: str = "toy") -> Config:
-        paths = (f"model.path={toy_model}", f"run.dir={tmp_path}", f"run.name={name}")
+        paths = (f"model.path={toy_model}", f"run.dir={tmp_path}", f"run.name={name}", "run.overwrite=true")
         return load_config(preset="quickstart", overrides=[*TOY, *paths, *overrides])
 
     return make

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from negalign_ray.events import Event, EventKind
 from negalign_ray.live.blocks import Block, fit
-from negalign_ray.live.curves import Curve
+from negalign_ray.live.curves import SECTIONS, Curve
 from negalign_ray.live.facts import QueueFacts, RoleFacts, RunFacts
-from negalign_ray.live.view import frame
+from negalign_ray.live.view import SECTION_STYLES, frame
 from negalign_ray.loops.guards import Reading
 from negalign_ray.loops.pace import Pace
 
@@ -170,3 +170,7 @@ def test_lines_go_before_blocks_and_those_of_low_priority_first():
     assert lines(8) == {"first": 3, "last": 1}
     assert lines(6) == {"first": 2}
     assert lines(3) == {}
+
+
+def test_every_curve_has_a_colour():
+    assert SECTION_STYLES.keys() == set(SECTIONS)

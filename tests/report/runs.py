@@ -15,6 +15,7 @@ from negalign_ray.settings import dump_config
 HOSTILE = "</script><img src=x onerror=\"document.title='run'\">"  # must stay text wherever it ends up
 TITLES = {
     "judge_score": ("judge, mean", "lower"),
+    "judge_score_benign_prompts": ("judge, mean, benign prompts", "lower"),
     "judge_rate": ("judge > 0.5, share", "lower"),
     "benign_perplexity": ("perplexity, benign answers", "lower"),
     "distinct_2": ("different bigrams (distinct-2)", "higher"),

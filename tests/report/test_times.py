@@ -1,5 +1,7 @@
 """Where the time went, by hand: 60 steps of 4 s in a run of 300 s."""
 
+from dataclasses import replace
+
 import pytest
 
 from negalign_ray.report.read import read_runs
@@ -41,6 +43,9 @@ def test_busy_seconds_are_held_against_the_time_of_all_actors(tmp_path):
     (samplers,) = [bar for bar in bars(run) if bar.label == "Samplers"]
     assert samplers.note == "2 actors at the start", "there are events of scaling"
     assert [part.percent for part in samplers.parts] == [12.5, 87.5]
+    grown = [row | {"sampler/num": 4 if row["step"] > 30 else 2} for row in run.rows]
+    (samplers,) = [bar for bar in bars(replace(run, rows=grown)) if bar.label == "Samplers"]
+    assert [part.percent for part in samplers.parts] == [8.33, 91.67], "60 s of 30 steps of 2 and 30 of 4 samplers"
 
 
 def test_a_run_without_steps_has_no_bars(tmp_path):

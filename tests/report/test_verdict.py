@@ -77,6 +77,17 @@ def test_a_rate_whose_exact_test_disagrees_with_its_interval_is_unclear():
     assert leads(verdict_of(run(figures, tests=tests))) == {"Worse": ["repeated 4-grams"]}
 
 
+def test_what_became_of_benign_prompts_and_a_lost_comparison_are_costs():
+    figures = {"judge_score": FELL, "judge_score_benign_prompts": (0.1, 0.6, 0.4, 0.6)}
+    verdict = verdict_of(run(figures))
+    assert (verdict.word, leads(verdict)) == ("Less harm, at a cost", {"Worse": ["judge, mean, benign prompts"]})
+    row = {"judge": "help", "prompts": "benign", "win_rate": {"mean": 0.02, "low": 0.0, "high": 0.06}, "p_value": 1e-9}
+    verdict = verdict_of(run({"judge_score": FELL}, win_rates=[row]))
+    assert (verdict.word, leads(verdict)) == ("Less harm, at a cost", {"Worse": ["wins by help, benign prompts"]})
+    for other in ({"p_value": 0.3}, {"win_rate": {"mean": 0.9, "low": 0.8, "high": 1.0}}):
+        assert verdict_of(run({"judge_score": FELL}, win_rates=[row | other])).word == "Less harm"
+
+
 def test_the_distance_from_the_reference_is_no_harm_done():
     """KL is zero before and above zero after any training: to call it a cost would mark every run."""
     verdict = verdict_of(run({"judge_score": FELL, "kl_per_token": (0.0, 0.13, 0.12, 0.14)}))
@@ -121,7 +132,7 @@ def test_a_judge_that_also_trained_is_not_called_independent():
     config = CONFIG | {"scorers": {"heads": [gate]}, "sampling": {"reward_gate": {"head": "gate"}}}
     verdict = verdict_of(run({"judge_score": FELL}, config=config))
     assert leads(verdict) == {"Not independent": ["judge judges with the model that the training used as gate."]}
-    assert verdict.word == "Less harm, at a cost"
+    assert verdict.word == "Less harm", "a warning is no cost"
     only_logged = CONFIG | {"scorers": {"heads": [gate]}}
     assert verdict_of(run({"judge_score": FELL}, config=only_logged)).notes == ()
 

@@ -6,7 +6,9 @@ const visible = (item, wanted) => item.answers.filter((answer) => wanted.roles.h
 function holds(item, wanted) {
   if (item.kind !== wanted.kind) return false;
   if (wanted.behaviour !== "" && (item.behaviour ?? "") !== wanted.behaviour.slice(1)) return false;
-  const answers = visible(item, wanted).filter((answer) => wanted.run === "" || (answer.run ?? item.run ?? 0) === Number(wanted.run));
+  const isOfRun = (answer) => wanted.run === "" || (answer.run ?? item.run ?? 0) === Number(wanted.run);
+  if (!item.answers.some(isOfRun)) return false;
+  const answers = visible(item, wanted).filter((answer) => answer.role === "before" || isOfRun(answer)); // runs share it
   if (!answers.some((answer) => isScored(answer, wanted))) return false;
   return wanted.query === "" || finds(item.prompt, wanted.query) || answers.some((answer) => finds(answer.text, wanted.query));
 }
