@@ -178,6 +178,9 @@ def test_the_answers_of_several_runs_stand_side_by_side(visit):
     form.get_by_label("Run").select_option("other")
     form.get_by_label("at most").fill("0.31")  # after of other: 0.30 to 0.53
     assert count(page) == "2 of 24 prompts"
+    form.get_by_label("at most").fill("")
+    form.get_by_label("Search all texts").fill("leave bed 7 alone")  # the answer before, which the runs share
+    assert count(page) == "1 of 24 prompts"
 
 
 def test_the_theme_follows_the_system_until_it_is_chosen_and_is_kept(visit):
