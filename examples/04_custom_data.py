@@ -52,6 +52,8 @@ if __name__ == "__main__":
         overrides=sys.argv[1:],
     )
     print(run)
+    key = "negatives_logprob"
     for behaviour, figures in run.summary["by_behaviour"].items():
-        key = "negatives_logprob"
+        if key not in figures["before"]:
+            continue  # a kind of benign prompts
         print(f"{behaviour}: log-prob of the negatives {figures['before'][key]:.1f} -> {figures['after'][key]:.1f}")

@@ -91,6 +91,6 @@ def test_every_example_runs_by_itself(name, toy_model, tmp_path):
     shown = {
         "02_reward_function": "warmth of its own answers",
         "03_custom_method": "push: ",
-        "04_custom_data": "insult: log-prob of the negatives",
+        "04_custom_data": ": log-prob of the negatives",
     }
     assert shown.get(name, "try it: negalign-ray generate") in done.stdout
