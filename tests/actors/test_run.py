@@ -67,6 +67,10 @@ def test_more_samplers_and_learners_by_configuration_alone_give_the_same_losses(
     config = toy_config("samplers.num=3", "learners.num=2", "learners.micro_batch_tokens=512")
     train(config)
     rows = read_rows(config.run_dir / "metrics.jsonl")
+    if "one of each" not in runs:  # this test was asked for by itself
+        alone = toy_config(name="alone")
+        train(alone)
+        runs["one of each"] = read_rows(alone.run_dir / "metrics.jsonl")
     assert losses(rows) == pytest.approx(losses(runs["one of each"]), rel=1e-3)
     assert {row["conductor/trained"] for row in rows} == {4, 8, 12}
     assert (config.run_dir / "samples" / "rank-1.jsonl").exists()
