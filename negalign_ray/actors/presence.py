@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 
 
 def start_conductor(plan: Plan, resume_from: Path | None = None) -> Any:
-    """On the driver's node where Ray can put it there, so that the loss of another node does not end the run.
+    """On the driver's node, so that the loss of another one does not end the run. It asks for no CPU and fits there.
 
     RunExistsError when a run of this name goes on in the cluster: the namespace of its actors is taken.
     """
     name = plan.config.run.name
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"name": conductor_name(name), "namespace": namespace_of(name), "scheduling_strategy": here}
     try:
         return start_actor(Conductor, options, plan, resume_from)
