@@ -120,8 +120,15 @@ class Pool:
 
     @asynccontextmanager
     async def use(self, rank: int | None = None) -> AsyncIterator[int]:
-        """A rank that stays until this ends: the one asked for, another where it has left; None = the next in turn."""
+        """A rank that stays until this ends: the one asked for, another where it has left; None = the next in turn.
+
+        One that is being replaced is waited for: a new actor may lack what it needs to answer until that is over.
+        """
         rank = self._pick(rank)
+        while self._locks[rank].locked():
+            async with self._locks[rank]:
+                pass
+            rank = self._pick(rank)
         self._num_calls[rank] += 1
         try:
             yield rank

@@ -30,7 +30,7 @@ def with_restarts(plan: Plan, attempt: Attempt, *, resume_from: Path | None = No
         try:
             return attempt(plan, resume_from)
         except (DiedError, LostObjectError) as error:
-            if error.role != "learner" or left == 0:
+            if (isinstance(error, DiedError) and error.role != "learner") or left == 0:
                 raise
             try:
                 resumption = find_checkpoint(plan.config.run_dir)

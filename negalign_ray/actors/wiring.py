@@ -1,5 +1,7 @@
 """The rollout loop as a plan wants it: the conductor puts Ray actors behind it, a simulation made-up ones."""
 
+from collections import OrderedDict
+
 from negalign_ray.actors.plan import Plan
 from negalign_ray.data.chat import ChatTokenizer
 from negalign_ray.events import Record, forget
@@ -9,15 +11,20 @@ from negalign_ray.loops.roles import Fleet
 from negalign_ray.loops.rollout import Rollout
 from negalign_ray.records import Prompt, TokenIds
 
+MAX_CONTEXTS = 4096  # remembered ones; 250 tokens take 9 kB
 
-def remembered_contexts(chat: ChatTokenizer) -> ContextIds:
-    """Tokens to sample from; every prompt is tokenised once under every instruction."""
-    contexts: dict[tuple[int, str | None], TokenIds] = {}
+
+def remembered_contexts(chat: ChatTokenizer, *, max_contexts: int = MAX_CONTEXTS) -> ContextIds:
+    """Tokens to sample from; the last prompts are not tokenised again under the same instruction."""
+    contexts: OrderedDict[tuple[int, str | None], TokenIds] = OrderedDict()
 
     def context_ids(prompt: Prompt, instruction: str | None) -> TokenIds:
         key = (prompt.prompt_id, instruction)
         if key not in contexts:
             contexts[key] = chat.prompt_ids(prompt.messages, instruction)
+            if len(contexts) > max_contexts:
+                contexts.popitem(last=False)
+        contexts.move_to_end(key)
         return contexts[key]
 
     return context_ids

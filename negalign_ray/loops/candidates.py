@@ -42,6 +42,11 @@ class CandidateLists:
         while len(self._last) > self._max_lists:
             self._last.popitem(last=False)
 
+    def forget(self, prompt_ids: Iterable[int]) -> None:
+        """Lists that cannot be read any more."""
+        for prompt_id in prompt_ids:
+            self._last.pop(prompt_id, None)
+
 
 def with_candidates(group: Group, earlier: Group | None, *, max_candidates: int) -> Group:
     """`group` and, up to `max_candidates` own answers in all, the newest of `earlier` that it does not repeat.

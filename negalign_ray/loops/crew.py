@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from negalign_ray.errors import NegalignError, RoleError
+from negalign_ray.errors import LostObjectError, NegalignError, RoleError
 from negalign_ray.events import Event, EventKind, Record, forget
 from negalign_ray.loops.roles import Fleet, Offer
 
@@ -58,7 +58,8 @@ class Crew:
     async def ask(self, rank: int, call: Callable[[int], Awaitable[Answer]]) -> Answer:
         """What sampler `rank` answers, or another where there is none of that rank (any more).
 
-        RoleError when it fails; by then there is a new actor in its place, or it is no longer of the crew.
+        RoleError when it fails; by then there is a new actor in its place, or it is no longer of the crew. The actor
+        stays when what it was to read is gone: LostObjectError.
         """
         while True:
             member = self._member(rank)
@@ -67,6 +68,8 @@ class Crew:
                     continue
                 try:
                     return await call(member.rank)
+                except LostObjectError:  # no fault of the sampler's
+                    raise
                 except RoleError as error:
                     await self._replace(member, error, member.held)
                     raise

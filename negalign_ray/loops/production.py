@@ -187,6 +187,8 @@ class Production:
             if num_failures + 1 >= self._config.max_attempts:
                 await self._fail(error)
                 return None
+            if isinstance(error, LostObjectError) and self._books.candidates is not None:
+                self._books.candidates.forget(order.prompt.prompt_id for order in orders)
             # Without the lists: if one of them is what could not be read, it must not cost every attempt.
             retries = tuple((slot, replace(order, earlier=None)) for slot, order in wave)
             self.send(SentWave(rank, retries, num_failures + 1))

@@ -92,11 +92,12 @@ class Rollout:
             raise self._fatal
         if self._stopped and not self.buffer.is_taken(step):  # ranks that have it wait for the others in collectives
             return None
+        is_first = not self.buffer.is_taken(step)
+        handles = self.buffer.take(step)  # from now on all ranks get it, stopped or not
         if self._samplers_sleep:
             async with self._going_to_sleep:  # no rank trains before all samplers have given their memory back
-                if not self.buffer.is_taken(step):
+                if is_first:
                     await self.crew.rest()
-        handles = self.buffer.take(step)
         if self._books.candidates is not None:
             self._books.candidates.remember(zip(self.buffer.prompt_ids(step), handles, strict=True))
         return Batch(step, handles)

@@ -1,6 +1,7 @@
 """Actors of a role that come and go while others call them; nothing of Ray is started."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -150,6 +151,26 @@ def test_one_that_leaves_ends_its_calls_first_and_gives_its_room_back():
         assert (held.held, list(pool.actors)) == ({"scorer-0"}, [0])
 
     asyncio.run(scenario())
+
+
+def test_a_call_waits_for_the_one_that_is_being_replaced_and_goes_to_another_where_that_fails():
+    async def scenario() -> None:
+        pool = make_pool(2, stage=Stage(), held=FakeReservations())
+        for fails, expected in ((False, 1), (True, 0)):
+            async with pool.repair(1):
+                asked = asyncio.create_task(anext(aiter_of(pool, 1)))
+                await asyncio.sleep(0.01)
+                assert not asked.done()
+                if fails:
+                    pool.expel(1)
+            assert await asked == expected
+
+    asyncio.run(scenario())
+
+
+async def aiter_of(pool: Pool, rank: int) -> AsyncIterator[int]:
+    async with pool.use(rank) as got:
+        yield got
 
 
 def test_two_pools_of_references_grow_together_or_not_at_all():

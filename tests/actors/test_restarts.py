@@ -9,7 +9,7 @@ from negalign_ray.actors.packing import Node
 from negalign_ray.actors.plan import make_plan
 from negalign_ray.actors.restarts import with_learners_that_fit, with_restarts
 from negalign_ray.config import Config
-from negalign_ray.errors import ConfigError, DiedError, RoleError
+from negalign_ray.errors import ConfigError, DiedError, LostObjectError, RoleError
 from negalign_ray.settings import load_config
 from tests.actors.test_find_checkpoint import checkpoint, run, steps_in  # noqa: F401  # a fixture
 
@@ -62,8 +62,9 @@ def plan_of(run: Config, restarts: int) -> FakePlan:  # noqa: F811
     return FakePlan(run.model_copy(update={"learners": run.learners.model_copy(update={"restarts": restarts})}))
 
 
-def test_it_goes_on_from_the_newest_checkpoint_and_what_came_after_is_cut_off(run):  # noqa: F811
-    attempts = Attempts(DEATH, {"steps": 20})
+@pytest.mark.parametrize("loss", [DEATH, LostObjectError("gone with its node", role="guide")])
+def test_it_goes_on_from_the_newest_checkpoint_and_what_came_after_is_cut_off(run, loss):  # noqa: F811
+    attempts = Attempts(loss, {"steps": 20})
     assert with_restarts(plan_of(run, 1), attempts) == {"steps": 20}
     assert attempts.began_with == [None, "step-00000010"]
     assert steps_in(run.run_dir / "metrics.jsonl") == list(range(1, 11))

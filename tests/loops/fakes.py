@@ -89,6 +89,8 @@ class FakeFleet:
                 await self.hold_samples.wait()
         finally:
             self.busy.remove(rank)
+        if any(order.earlier for order in orders) and self._fails("list"):
+            raise LostObjectError("gone with its node", role="sampler", rank=rank)
         if self._fails("sample"):
             raise RoleError("killed", role="sampler", rank=rank, weight_version=self.versions[rank])
         groups = []

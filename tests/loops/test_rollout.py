@@ -291,6 +291,16 @@ def test_candidates_are_the_same_whether_a_step_is_reported_before_or_after_its_
     assert asyncio.run(scenario(True)) == asyncio.run(scenario(False))
 
 
+def test_candidates_that_went_down_with_a_node_cost_neither_the_sampler_nor_the_order():
+    lists = CandidateLists(max_lists=9)
+    fleet = FakeFleet(max_candidates=4, fault=lambda kind, number: (kind, number) == ("list", 0))
+    rollout = make_rollout(fleet, num_steps=3, num_prompts=3, candidates=lists)
+    batches = run(rollout, 3)
+    assert fleet.replaced == []
+    assert rollout.buffer.ledger.outcomes == {Outcome.TRAINED: 9}
+    assert [[len(carried(h)) for h in batch.handles] for batch in batches] == [[0] * 3, [0] * 3, [2] * 3]
+
+
 def test_a_group_that_was_dropped_leaves_no_candidates_and_its_replacement_gets_the_list():
     fleet = FakeFleet(max_candidates=4, fault=lambda kind, number: (kind, number) == ("empty", 3))
     batches = run(make_rollout(fleet, num_steps=2, num_prompts=3, candidates=CandidateLists(max_lists=9)), 2)
