@@ -63,6 +63,15 @@ def test_every_command_parses_and_its_settings_hold(page, tmp_path):
         assert isinstance(config, Config), line
 
 
+@each_page
+def test_a_model_of_a_run_is_measured_with_the_settings_of_that_run(page):
+    """A preset names the packaged rows: those that the run held out would not be asked."""
+    for parsed in (parse(line) for line in commands(page) if line.startswith("negalign-ray evaluate runs/")):
+        run = Path(parsed.options["model"]).parent
+        assert parsed.options["config"] == run / "config.yaml"
+        assert parsed.options["preset"] is None
+
+
 def test_every_command_is_in_the_readme():
     def names(group):
         for name, command in group.commands.items():
