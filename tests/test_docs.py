@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from negalign_ray import cli
 from negalign_ray.config import Config, MethodConfig
 from negalign_ray.loops.schedule import SamplingSchedule
-from negalign_ray.settings import list_presets, load_config, load_reward_config
+from negalign_ray.settings import PRESETS_DIR, REWARD_PRESETS_DIR, list_presets, load_config, load_reward_config
 from negalign_ray.settings.explain import all_settings
 from negalign_ray.settings.page import field_comments, settings_markdown
 from negalign_ray.settings.reward import RewardTrainingConfig
@@ -156,6 +156,13 @@ def test_the_configuration_page_equals_the_code():
     assert (ROOT / "docs" / "configuration.md").read_text() == settings_markdown(), "run `make docs`"
 
 
+def test_the_configuration_page_names_the_presets_that_no_file_can_extend():
+    presets = [preset for folder in (PRESETS_DIR, REWARD_PRESETS_DIR) for preset in list_presets(folder)]
+    extending = {preset.name for preset in presets if "extends" in yaml.safe_load(preset.path.read_text())}
+    paragraph = settings_markdown().partition("`extends:` names")[2].partition("Over one")[0]
+    assert set(INLINE.findall(paragraph)) == extending | {"train-reward"}
+
+
 def test_the_configuration_page_holds_every_setting():
     page = settings_markdown()
     for name in all_settings():
@@ -256,6 +263,19 @@ def test_the_table_of_accepted_versions_is_that_of_the_schedule():
         start, staleness, every, *versions = map(int, numbers)
         schedule = SamplingSchedule(name == "interval", start, every, staleness)
         assert [schedule.oldest_allowed(step) for step in range(len(versions))] == versions, row
+
+
+def test_the_table_that_helps_choose_holds_the_figures_of_the_results():
+    def rows(page: str) -> dict[str, list[str]]:
+        heading = r"^\| \| [^|]*(judge: change|judged harm, change).*\n\|-.*\n((?:\|.*\n)+)"
+        table = re.search(heading, (ROOT / "docs" / page).read_text(), re.MULTILINE)[2]
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+        return {name: values for name, *values in cells}
+
+    results, shown = rows("results.md"), rows("choosing_a_method.md")
+    assert set(results) == set(shown)
+    for name, (harm, second_harm, *_, perplexity, _) in results.items():
+        assert shown[name][:3] == [harm, second_harm, perplexity], name
 
 
 def test_the_readme_shows_the_output_of_the_quickstart():
