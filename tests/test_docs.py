@@ -265,6 +265,12 @@ def test_the_table_of_accepted_versions_is_that_of_the_schedule():
         assert [schedule.oldest_allowed(step) for step in range(len(versions))] == versions, row
 
 
+def test_what_stands_between_the_marks_of_the_faults_is_their_table_or_nothing():
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    lines = page.partition("<!-- faults -->\n")[2].partition("<!-- /faults -->")[0].strip().splitlines()
+    assert not lines or (lines[0].startswith("| ") and set(lines[1]) == set("|-"))
+
+
 def test_the_table_that_helps_choose_holds_the_figures_of_the_results():
     def rows(page: str) -> dict[str, list[str]]:
         heading = r"^\| \| [^|]*(judge: change|judged harm, change).*\n\|-.*\n((?:\|.*\n)+)"
