@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import get_args
@@ -15,11 +16,15 @@ from typer.testing import CliRunner
 
 from negalign_ray import cli
 from negalign_ray.config import Config, MethodConfig
+from negalign_ray.evaluation.figures import figures_of
+from negalign_ray.evaluation.side import Likelihoods, Side
+from negalign_ray.evaluation.table import summary_table
 from negalign_ray.loops.schedule import SamplingSchedule
 from negalign_ray.settings import PRESETS_DIR, REWARD_PRESETS_DIR, list_presets, load_config, load_reward_config
 from negalign_ray.settings.explain import all_settings
 from negalign_ray.settings.page import field_comments, settings_markdown
 from negalign_ray.settings.reward import RewardTrainingConfig
+from tests.evaluation.sides import side
 from tests.pages import (
     INLINE,
     README,
@@ -285,6 +290,22 @@ def test_the_table_that_helps_choose_holds_the_figures_of_the_results():
 
 
 def test_the_readme_shows_the_output_of_the_quickstart():
-    text = README.read_text()
-    for shown in ("step 20/20", "judge, mean", "model    runs/quickstart/model"):
+    """The rows that a run of the preset prints today, in their order; a folded title goes on in the next line."""
+    [text] = [text for text in blocks(README, "text") if "evaluating before" in text]
+    for shown in ("step 20/20", "model    runs/quickstart/model", "report   runs/quickstart/report.html"):
         assert shown in text
+    heads = load_config(preset="quickstart").evaluation.heads
+    table, _, after = text.partition("─\n")[2].partition("\n\n")
+    titles: list[str] = []
+    for cells in (re.split(r" {2,}", line.strip()) for line in table.splitlines()):
+        titles = [*titles, cells[0]] if len(cells) > 1 else [*titles[:-1], f"{titles[-1]} {cells[0]}"]
+    assert titles == [figure.title for figure in figures_of(quickstart_side(), heads)]
+    caption = summary_table({"figures": {}, "after": {}, "steps": None, "wall_s": None}).caption
+    assert str(caption) in " ".join(after.split())
+
+
+def quickstart_side() -> Side:
+    """Items of every kind that the quickstart measures: its data has no good answers, and it asks no questions."""
+    made = side({1: 0.5})
+    harmful, benign = (replace(answers, entropies=(1.0,)) for answers in (made.harmful, made.benign))
+    return replace(made, harmful=harmful, benign=benign, overrefusal=benign, human_benign=Likelihoods())
