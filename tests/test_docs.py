@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import get_args
@@ -15,11 +16,15 @@ from typer.testing import CliRunner
 
 from negalign_ray import cli
 from negalign_ray.config import Config, MethodConfig
+from negalign_ray.evaluation.figures import figures_of
+from negalign_ray.evaluation.side import Likelihoods, Side
+from negalign_ray.evaluation.table import summary_table
 from negalign_ray.loops.schedule import SamplingSchedule
-from negalign_ray.settings import list_presets, load_config, load_reward_config
+from negalign_ray.settings import PRESETS_DIR, REWARD_PRESETS_DIR, list_presets, load_config, load_reward_config
 from negalign_ray.settings.explain import all_settings
 from negalign_ray.settings.page import field_comments, settings_markdown
 from negalign_ray.settings.reward import RewardTrainingConfig
+from tests.evaluation.sides import side
 from tests.pages import (
     INLINE,
     README,
@@ -61,6 +66,15 @@ def test_every_command_parses_and_its_settings_hold(page, tmp_path):
         preset = options.get("preset") or (None if file else cli.DEFAULT_PRESET)
         config = load_config(preset=preset, file=file, overrides=options.get("overrides") or [])
         assert isinstance(config, Config), line
+
+
+@each_page
+def test_a_model_of_a_run_is_measured_with_the_settings_of_that_run(page):
+    """A preset names the packaged rows: those that the run held out would not be asked."""
+    for parsed in (parse(line) for line in commands(page) if line.startswith("negalign-ray evaluate runs/")):
+        run = Path(parsed.options["model"]).parent
+        assert parsed.options["config"] == run / "config.yaml"
+        assert parsed.options["preset"] is None
 
 
 def test_every_command_is_in_the_readme():
@@ -145,6 +159,13 @@ def test_the_dry_run_runs_as_documented(run, negatives, toy_model, monkeypatch):
 
 def test_the_configuration_page_equals_the_code():
     assert (ROOT / "docs" / "configuration.md").read_text() == settings_markdown(), "run `make docs`"
+
+
+def test_the_configuration_page_names_the_presets_that_no_file_can_extend():
+    presets = [preset for folder in (PRESETS_DIR, REWARD_PRESETS_DIR) for preset in list_presets(folder)]
+    extending = {preset.name for preset in presets if "extends" in yaml.safe_load(preset.path.read_text())}
+    paragraph = settings_markdown().partition("`extends:` names")[2].partition("Over one")[0]
+    assert set(INLINE.findall(paragraph)) == extending | {"train-reward"}
 
 
 def test_the_configuration_page_holds_every_setting():
@@ -249,7 +270,42 @@ def test_the_table_of_accepted_versions_is_that_of_the_schedule():
         assert [schedule.oldest_allowed(step) for step in range(len(versions))] == versions, row
 
 
+def test_what_stands_between_the_marks_of_the_faults_is_their_table_or_nothing():
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    lines = page.partition("<!-- faults -->\n")[2].partition("<!-- /faults -->")[0].strip().splitlines()
+    assert not lines or (lines[0].startswith("| ") and set(lines[1]) == set("|-"))
+
+
+def test_the_table_that_helps_choose_holds_the_figures_of_the_results():
+    def rows(page: str) -> dict[str, list[str]]:
+        heading = r"^\| \| [^|]*(judge: change|judged harm, change).*\n\|-.*\n((?:\|.*\n)+)"
+        table = re.search(heading, (ROOT / "docs" / page).read_text(), re.MULTILINE)[2]
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+        return {name: values for name, *values in cells}
+
+    results, shown = rows("results.md"), rows("choosing_a_method.md")
+    assert set(results) == set(shown)
+    for name, (harm, second_harm, *_, perplexity, _) in results.items():
+        assert shown[name][:3] == [harm, second_harm, perplexity], name
+
+
 def test_the_readme_shows_the_output_of_the_quickstart():
-    text = README.read_text()
-    for shown in ("step 20/20", "judge, mean", "model    runs/quickstart/model"):
+    """The rows that a run of the preset prints today, in their order; a folded title goes on in the next line."""
+    [text] = [text for text in blocks(README, "text") if "evaluating before" in text]
+    for shown in ("step 20/20", "model    runs/quickstart/model", "report   runs/quickstart/report.html"):
         assert shown in text
+    heads = load_config(preset="quickstart").evaluation.heads
+    table, _, after = text.partition("─\n")[2].partition("\n\n")
+    titles: list[str] = []
+    for cells in (re.split(r" {2,}", line.strip()) for line in table.splitlines()):
+        titles = [*titles, cells[0]] if len(cells) > 1 else [*titles[:-1], f"{titles[-1]} {cells[0]}"]
+    assert titles == [figure.title for figure in figures_of(quickstart_side(), heads)]
+    caption = summary_table({"figures": {}, "after": {}, "steps": None, "wall_s": None}).caption
+    assert str(caption) in " ".join(after.split())
+
+
+def quickstart_side() -> Side:
+    """Items of every kind that the quickstart measures: its data has no good answers, and it asks no questions."""
+    made = side({1: 0.5})
+    harmful, benign = (replace(answers, entropies=(1.0,)) for answers in (made.harmful, made.benign))
+    return replace(made, harmful=harmful, benign=benign, overrefusal=benign, human_benign=Likelihoods())

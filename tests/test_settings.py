@@ -110,6 +110,8 @@ def test_a_file_names_its_preset_with_extends(tmp_path):
     assert "contradicts the preset" in refusal(preset="d2o", file=file)
     second = write(tmp_path / "second.yaml", f"extends: {file}\n")
     assert "only one level" in refusal(file=second)
+    third = write(tmp_path / "third.yaml", "extends: quickstart\n")
+    assert refusal(file=third).endswith(f"give both: --preset quickstart --config {third}.")
 
 
 def test_another_method_name_drops_the_settings_of_the_former_method(tmp_path):

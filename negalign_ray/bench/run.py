@@ -77,7 +77,7 @@ def bench(config: Config, *, sections: Sequence[str] | None = None, sizes: Sizes
 
 
 def headline(figures: dict[str, Any]) -> dict[str, float | str | None]:
-    """The keys that targets are set for, and what is needed to read them."""
+    """What docs/benchmarks.md says what to expect of, and what is needed to read it."""
     sampler: SamplerFigures | None = figures.get("sampler")
     learner: LearnerFigures | None = figures.get("learner")
     step: StepFigures | None = figures.get("step")

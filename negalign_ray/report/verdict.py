@@ -1,6 +1,7 @@
 """One honest sentence about a run, and what belongs beside it; computed from the paired intervals of summary.json.
 
-A change whose 95 % interval holds zero is called unclear, never "unchanged": little data shows little.
+A change whose 95 % interval holds zero is called unclear, never "unchanged": little data shows little. So is that of a
+share which the exact test on its pairs does not confirm (evaluation/significance.py).
 """
 
 from collections.abc import Iterator, Mapping

@@ -103,7 +103,8 @@ class LinearHead:
         for file in (CARD_FILE, TENSOR_FILE):
             if not (folder / file).is_file():
                 raise ConfigError(
-                    f"head {name!r}: {folder / file} does not exist; target must be a folder of LinearHead.save."
+                    f"head {name!r}: {folder / file} does not exist; target must be the folder OUT/judge that "
+                    "`negalign-ray data judge FILE OUT` makes."
                 )
         try:
             card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))

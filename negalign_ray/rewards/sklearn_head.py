@@ -27,7 +27,7 @@ def check_joblib_target(target: str, *, head: str, allow_pickle: bool) -> Path:
     if path.suffix not in {".joblib", ".pkl", ".pickle"}:
         raise ConfigError(
             f"head {head!r}: target={target!r} is neither {TOXICITY_TARGET!r} nor a .joblib file; "
-            "name one of the two, or use kind: linear for a folder written by LinearHead.save."
+            "name one of the two, or use kind: linear for a folder made by `negalign-ray data judge`."
         )
     if not path.is_file():
         raise ConfigError(f"head {head!r}: the file {path} does not exist; correct target={target!r}.")

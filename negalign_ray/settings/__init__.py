@@ -136,7 +136,10 @@ def _read_with_base(path: Path, *, may_extend: bool = True, presets_dir: Path = 
     base_path = _preset_path(str(base), presets_dir)
     base_tree = _read(base_path)
     if "extends" in base_tree:
-        raise ConfigError(f"{path}: extends={base!r}, which extends {base_tree['extends']!r}; only one level is read.")
+        raise ConfigError(
+            f"{path}: extends={base!r}, which extends {base_tree['extends']!r}; only one level is read. Leave "
+            f"`extends:` out, and give both: --preset {base} --config {path}."
+        )
     return merge(base_tree, tree)
 
 

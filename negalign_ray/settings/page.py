@@ -31,6 +31,9 @@ Sections are merged key by key; lists and plain values are replaced whole. Value
 sections can be written inline. Unknown keys are refused with the nearest valid name. Settings marked [choice] are ours:
 the paper leaves them open. The resolved configuration of a run stands in its `config.yaml`, which `--config` reads.
 
+`extends:` names a preset or a file that extends nothing itself, so not `d2o_no_sampling`, `neat_pp`, `quickstart`, or
+`reward_frozen` (`train-reward`). Over one of these, leave `extends:` out and write `--preset quickstart --config FILE`.
+
 `auto` as a number type means bfloat16 where the hardware multiplies it natively (GPUs, CPUs with AVX512-BF16 or AMX),
 else float32."""
 REWARD_TRAINING = (

@@ -17,7 +17,7 @@ from negalign_ray.bench.short_run import figures_of
 from negalign_ray.config import Config
 from negalign_ray.errors import ConfigError
 
-TARGETS = {
+ON_THE_PAGE = {
     "sampler_vs_bare_vllm",
     "learner_frac_of_ceiling",
     "orchestration_frac",
@@ -114,9 +114,9 @@ def test_the_machine_is_described_in_plain_data():
     assert facts["versions"]["torch"] == torch.__version__
 
 
-def test_every_target_has_a_key_even_when_its_section_was_left_out():
+def test_every_figure_of_the_page_has_a_key_even_when_its_section_was_left_out():
     figures = headline({})
-    assert set(figures) >= TARGETS
+    assert set(figures) >= ON_THE_PAGE
     assert set(figures.values()) == {None}
 
 

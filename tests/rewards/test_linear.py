@@ -93,7 +93,7 @@ def test_data_that_cannot_be_fitted_is_refused(texts, labels, reason):
 
 def test_a_broken_folder_is_refused_before_a_run(tmp_path):
     config = HeadConfig(name="judge", kind="linear", target=str(tmp_path))
-    with pytest.raises(ConfigError, match=r"linear_head\.json does not exist"):
+    with pytest.raises(ConfigError, match=r"linear_head\.json does not exist; .* folder OUT/judge .* data judge"):
         check_head(config)
     fit_linear_head(TEXTS, LABELS).save(tmp_path)
     tensors = load_file(tmp_path / TENSOR_FILE)

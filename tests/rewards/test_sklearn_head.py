@@ -75,7 +75,7 @@ def test_the_score_is_the_probability_of_the_named_label(joblib_file):
 def test_a_file_that_is_absent_or_no_classifier_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="does not exist"):
         check_head(pickled(tmp_path / "none.joblib", allow_pickle=True))
-    with pytest.raises(ConfigError, match=r"neither 'alt-profanity-check' nor a \.joblib file"):
+    with pytest.raises(ConfigError, match=r"nor a \.joblib file; .* made by `negalign-ray data judge`"):
         check_head(pickled("profanity"))
     joblib.dump({"weights": [1, 2]}, tmp_path / "dict.joblib")
     with pytest.raises(ConfigError, match="holds a dict without predict_proba"):
