@@ -10,7 +10,7 @@ import pytest
 
 from negalign_ray.settings import dump_config
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
 @pytest.mark.timeout(400)

@@ -5,7 +5,7 @@ import pytest
 from negalign_ray.actors.run import train
 from tests.faults.harness import LONG_ANSWERS, Scene, events, freeze, kill, require_sound, sabotage
 
-pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(400)]
 CALLS = {"sampler": "sample call", "scorer": "score call", "reference": "reference call"}
 PROCESSES = {"sampler": "sampler-0", "scorer": "scorer-0", "reference": "reference-rpos-0"}
 SLOW_REFERENCE = ("references.cache_size=0", "references.micro_batch_tokens=1", "sampling.num_samples=16")
@@ -34,7 +34,6 @@ def test_a_sampler_killed_mid_generation_is_replaced_and_its_orders_are_issued_a
     report("kill -9 of a sampler while it writes", ended="goes on", seconds=seconds, config=config, summary=summary)
 
 
-@pytest.mark.slow
 def test_a_vllm_sampler_killed_mid_generation_is_replaced(toy_config, report):
     config = toy_config(*LONG_ANSWERS, "samplers.engine=vllm")
     with sabotage(config, strike("sampler", kill)) as saboteur:
@@ -44,7 +43,6 @@ def test_a_vllm_sampler_killed_mid_generation_is_replaced(toy_config, report):
     report("the same, vLLM", ended="goes on", seconds=seconds, config=config, summary=summary)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
 def test_a_sampler_that_hangs_is_replaced_after_its_deadline(toy_config, report, engine):
     config = toy_config(*LONG_ANSWERS, "deadlines.sample_s=30", f"samplers.engine={engine}")
@@ -56,7 +54,6 @@ def test_a_sampler_that_hangs_is_replaced_after_its_deadline(toy_config, report,
     report(fault, ended="goes on", seconds=saboteur.seconds_to_next_step, config=config, summary=summary)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("role", ["scorer", "reference"])
 def test_a_scorer_or_reference_killed_at_work_is_replaced_and_asked_again(toy_config, report, role):
     config = toy_config(f"scorers.heads={SLOW_HEAD}", *SLOW_REFERENCE)
@@ -69,7 +66,6 @@ def test_a_scorer_or_reference_killed_at_work_is_replaced_and_asked_again(toy_co
     report(fault, ended="goes on", seconds=saboteur.seconds_to_next_step, config=config, summary=summary)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("role", ["scorer", "reference"])
 def test_a_scorer_or_reference_that_hangs_is_replaced_after_its_deadline(toy_config, report, role):
     deadlines = ("deadlines.score_s=15", "deadlines.reference_s=15")
