@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -222,8 +223,8 @@ def evaluate(
     from negalign_ray.cli.evaluate import evaluate_and_show
 
     tools = {"tasks": lm_eval, "options": lm_eval_options}
-    summary = evaluate_and_show(settings, folder=out_dir, lm_eval=tools, out=out, err=err)
-    _write_json(json_file, summary)
+    keep = partial(_write_json, json_file)
+    evaluate_and_show(settings, folder=out_dir, lm_eval=tools, keep=keep, out=out, err=err)
 
 
 @app.command()
