@@ -1,5 +1,11 @@
 """Every error a user can meet. Each message names the setting or line, the value seen, and what to do next."""
 
+import errno
+
+# What the system says of a disk that a StorageError tells of.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+
 
 class NegalignError(Exception):
     """Base of all typed errors; the CLI prints its message without a traceback and exits with `exit_code`."""
@@ -64,7 +70,8 @@ class RunExistsError(ConfigError):
 
 
 class StorageError(NegalignError):
-    """The run directory cannot be written: a full disk, a quota, a permission. What was written before is untouched."""
+    """A run directory or another output cannot be written: a full disk, a quota, a permission. What was written before
+    is untouched."""
 
     exit_code = 8
 

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "negalign_ray"
 
 LAYERS = [
     {"errors"},
-    {"config", "records", "metrics", "events", "machine", "user_code"},  # 1: plain data, no torch
+    {"config", "records", "metrics", "events", "hub", "machine", "user_code"},  # 1: plain data, no torch
     {"settings", "methods", "data", "monitoring", "rewards", "trackers"},  # 2: functions over settings, tensors, text
     {"models"},  # 3: policies over packed rows
     {"engines", "loops", "evaluation"},  # 4: wrappers of heavy libraries; the two loops; measures

@@ -2,7 +2,8 @@
 
 <run>/evaluations/<model>/    config.yaml, fingerprint.json (what decides the result), kept/ (answers, log-probs and
                               scores, part by part), samples/, logs/; at the end summary.{json,md,csv} and, with a
-                              "before" side, evaluation.json. The next evaluation of this model: <model>-2
+                              "before" side, evaluation.json. The next evaluation of this model: <model>-2.
+                              lm_eval.pending: the summary is there, what lm_eval measures is not
 """
 
 import fcntl
@@ -23,6 +24,7 @@ from negalign_ray.settings.fingerprint import HARMLESS_ON_RESUME, Sections, chan
 log = logging.getLogger(__name__)
 FOLDER = "evaluations"  # in the run directory: an evaluation never writes among the files of the run itself
 KEPT, FINGERPRINT, SUMMARY, LOCK = "kept", "fingerprint.json", "summary.json", ".lock"
+PENDING = "lm_eval.pending"
 # Settings that change no result of an evaluation: of training, and where and how fast work is done.
 WITHOUT_EFFECT: Sections = HARMLESS_ON_RESUME | {
     "evaluation": ("every", "every_num_prompts"),
@@ -55,7 +57,7 @@ def evaluation_folder(config: Config, *, out: Path | None) -> Iterator[Config]:
 
 
 def finished_summary(folder: Path) -> dict[str, Any] | None:
-    """None for an evaluation that was cut short."""
+    """None for an evaluation that was cut short, unless that was in lm_eval."""
     path = folder / SUMMARY
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
@@ -75,7 +77,8 @@ def _first_free(config: Config) -> Path:
 
 
 def _can_go_on(folder: Path, config: Config) -> bool:
-    if finished_summary(folder) is not None or not (folder / FINGERPRINT).is_file():
+    is_finished = finished_summary(folder) is not None and not (folder / PENDING).exists()
+    if is_finished or not (folder / FINGERPRINT).is_file():
         return False
     different = _differences(folder, config)
     if different:

@@ -1,6 +1,5 @@
 """A run that ends otherwise than it should: which error that is, how to go on, and signals that ask for the end."""
 
-import errno
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,12 +9,10 @@ from types import FrameType
 from ray.exceptions import RayActorError, RayError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from negalign_ray.actors.processes import NO_ROOM, reason_of, typed
+from negalign_ray.actors.processes import reason_of, typed
 from negalign_ray.config import Config
 from negalign_ray.engines.checkpoints import CheckpointStore
-from negalign_ray.errors import NegalignError, RoleError, StorageError, Terminated
-
-NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+from negalign_ray.errors import NO_ACCESS, NO_ROOM, NegalignError, RoleError, StorageError, Terminated
 
 
 def learner_failure(error: BaseException, told: NegalignError | None) -> NegalignError:

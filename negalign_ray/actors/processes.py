@@ -1,7 +1,6 @@
 """What every Ray actor of a run shares: resources, threads, a log file of its own, and failures that say who failed."""
 
 import asyncio
-import errno
 import faulthandler
 import json
 import logging
@@ -17,7 +16,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 from negalign_ray.config import Resources
-from negalign_ray.errors import DiedError, LostObjectError, NegalignError, RoleError, StallError
+from negalign_ray.errors import NO_ROOM, DiedError, LostObjectError, NegalignError, RoleError, StallError
 
 
 def conductor_name(run_name: str) -> str:
@@ -47,7 +46,6 @@ def thread_environment(threads: str) -> dict[str, str]:
 
 
 STACKS = signal.SIGUSR2  # makes a role's process write the stacks of its threads into its log
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def open_log(run_dir: Path, name: str) -> None:

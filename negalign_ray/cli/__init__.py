@@ -7,7 +7,8 @@ SIGTERM: 143.
 import logging
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from typer.core import TyperGroup
 
 from negalign_ray import __version__
 from negalign_ray.cli.grafana import grafana
+from negalign_ray.cli.outputs import require_file, require_folder, storage_error
 from negalign_ray.cli.runs import logs, scale, status, stop
 from negalign_ray.cli.submit import submit, train_submitted
 from negalign_ray.cli.top import top
@@ -53,7 +55,7 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            return _stored(super().invoke, ctx)
         except NegalignError as error:
             if self.debug:
                 raise
@@ -66,6 +68,17 @@ class _Group(TyperGroup):
             err.print("Terminated." if isinstance(interrupt, Terminated) else "Interrupted.")
             _print_notes(interrupt)
             raise typer.Exit(Terminated.exit_code if isinstance(interrupt, Terminated) else INTERRUPTED) from None
+
+
+def _stored(call: Callable[[Any], Any], ctx: Any) -> Any:
+    """StorageError for what the file system refuses, whatever was under way."""
+    try:
+        return call(ctx)
+    except OSError as error:
+        failure = storage_error(error)
+        if failure is None:
+            raise
+        raise failure from error
 
 
 def _print_notes(error: BaseException) -> None:
@@ -83,7 +96,14 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file, me
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="One setting, merged last. Repeatable.")
 ]
-Json = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
+
+
+def _writable(json_file: Path | None) -> Path | None:
+    require_file(json_file, option="--json")
+    return json_file
+
+
+Json = Annotated[Path | None, typer.Option("--json", callback=_writable, help="Also write the figures to this file.")]
 
 
 def main() -> None:
@@ -145,6 +165,7 @@ def run_training(settings: "Config") -> None:
     from negalign_ray.settings.run_dir import require_new
 
     require_new(settings)
+    require_folder(settings.run_dir, option="run.dir:")
     from negalign_ray.actors.run import train as run
     from negalign_ray.cli.progress import Progress
 
@@ -193,14 +214,17 @@ def evaluate(
     Everything is written to a new folder, evaluations/NAME below the run directory. An evaluation that was cut short
     goes on where it stopped.
     """
-    from negalign_ray.cli.evaluate import evaluate_and_show
-
+    require_folder(out_dir, option="--out")
     named = {"model.path": model, "references.rpos": base}
     more = [f"{name}={_quoted(value)}" for name, value in named.items() if value is not None]
     settings = _load(preset, config, [*(overrides or []), *more])
+    if out_dir is None:
+        require_folder(settings.run_dir, option="run.dir:")
+    from negalign_ray.cli.evaluate import evaluate_and_show
+
     tools = {"tasks": lm_eval, "options": lm_eval_options}
-    summary = evaluate_and_show(settings, folder=out_dir, lm_eval=tools, out=out, err=err)
-    _write_json(json_file, summary)
+    keep = partial(_write_json, json_file)
+    evaluate_and_show(settings, folder=out_dir, lm_eval=tools, keep=keep, out=out, err=err)
 
 
 @app.command()
@@ -210,6 +234,7 @@ def compare(
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the runs and the report.")] = Path("runs/compare"),
 ) -> None:
     """Several methods, same model, data and updates, several seeds: one table and one plot. Finished runs are kept."""
+    require_folder(out_dir, option="--out")
     from negalign_ray.cli.compare import run_comparison
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -228,13 +253,18 @@ def diagnose(
     ] = None,
 ) -> None:
     """Before a run: which behaviours will be learned first. With --run: whether they were."""
-    from negalign_ray.cli.diagnose import hold_against, predict
-
     if run_dir is None:
-        predict(_load(preset, config, overrides), max_answers=max_answers, out=out, err=err)
+        settings = _load(preset, config, overrides)
+        require_folder(settings.run_dir, option="run.dir:")
+        from negalign_ray.cli.diagnose import predict
+
+        predict(settings, max_answers=max_answers, out=out, err=err)
         return
     if preset or config or overrides:
         raise ConfigError(f"--run {run_dir} has its own config.yaml; leave out --preset, --config and --set.")
+    require_folder(run_dir, option="--run")
+    from negalign_ray.cli.diagnose import hold_against
+
     hold_against(run_dir, out=out)
 
 
@@ -251,6 +281,7 @@ def train_reward(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the reward model in OUT.")] = False,
 ) -> None:
     """Train a reward model (harm, help, cost, ...), measured on held-out prompts beside the answers' length."""
+    require_folder(out_dir, option="OUT")
     from negalign_ray.cli.reward import train_and_show
     from negalign_ray.settings import load_reward_config
 
@@ -415,6 +446,7 @@ def data_judge(
     overrides: Overrides = None,
 ) -> None:
     """Fit a judge on a share of the rows, and write the other rows to train on: the judge never meets them."""
+    require_folder(out_dir, option="OUT")
     settings = _load(preset, config, [*(overrides or []), f"data.path={_quoted(file)}"])
     from negalign_ray.cli.judge import make_judge
 

@@ -1,7 +1,7 @@
 """`negalign-ray evaluate` on the terminal: progress, the table, win rates, benchmarks, where the files are."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,38 @@ FILES = ("samples/evaluation.jsonl", "summary.json", "summary.md", "summary.csv"
 
 
 def evaluate_and_show(
-    config: Config, *, folder: Path | None, lm_eval: Mapping[str, str | None], out: Console, err: Console
-) -> dict[str, Any]:
-    """`lm_eval`: the command line's `tasks` (comma-separated, or None) and `options`."""
+    config: Config,
+    *,
+    folder: Path | None,
+    lm_eval: Mapping[str, str | None],
+    keep: Callable[[dict[str, Any]], None],
+    out: Console,
+    err: Console,
+) -> None:
+    """`lm_eval`: the command line's `tasks` (comma-separated, or None) and `options`. What it finds is shown below the
+    table, which is shown, and handed to `keep`, before it starts."""
     harness = read_lm_eval(lm_eval["tasks"], lm_eval["options"] or "")
+
+    def show(summary: dict[str, Any]) -> None:
+        keep(summary)
+        with progress.aside():
+            _show(summary, title=config.model.path, out=out)
+
     with Progress(err, title=f"evaluating {config.model.path}") as progress:
-        summary = evaluate(config, out=folder, lm_eval=harness, on_status=progress.update)
-    out.print(summary_table(summary, title=config.model.path))
-    for table in (win_rate_table(summary), _benchmark_table(summary)):
-        if table is not None:
-            out.print(table)
+        summary = evaluate(config, out=folder, lm_eval=harness, on_status=progress.update, on_summary=show)
+    keep(summary)
+    benchmarks = _benchmark_table(summary)
+    if benchmarks is not None:
+        out.print(benchmarks)
+
+
+def _show(summary: dict[str, Any], *, title: str, out: Console) -> None:
+    out.print(summary_table(summary, title=title))
+    win_rates = win_rate_table(summary)
+    if win_rates is not None:
+        out.print(win_rates)
     for name in FILES:
         out.print(Path(summary["folder"]) / name, markup=False, highlight=False, soft_wrap=True)
-    return summary
 
 
 def read_lm_eval(tasks: str | None, options: str) -> LmEval | None:

@@ -4,7 +4,8 @@ Where the output is no terminal (a file, CI), only the lines of steps and phases
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
@@ -78,6 +79,16 @@ class Progress:
 
     def __exit__(self, *exc_info: object) -> None:
         self._live.stop()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Gone from the terminal meanwhile, so that something else can be printed."""
+        self._live.stop()
+        try:
+            yield
+        finally:
+            if self._console.is_terminal:
+                self._live.start()
 
     def update(self, phase: str, status: "Status | None") -> None:
         """Cheap enough for several calls a second; a line is written when the phase or the step has changed."""

@@ -9,13 +9,18 @@ import difflib
 import gzip
 import itertools
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from negalign_ray import hub
 from negalign_ray.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 PACKAGED = {"quickstart": Path(__file__).parent / "quickstart_negatives.jsonl"}
 FILE_KINDS = (".jsonl", ".json", ".csv", ".parquet")  # .jsonl, .json and .csv may also end in .gz
@@ -195,15 +200,31 @@ def _load_folder(folder: Path, *, split: str, setting: str):
 def _load_hub(name: str, *, split: str, setting: str, hint: str):
     import datasets
 
+    unreachable = hub.why_unreachable()
     try:
-        # datasets >= 4 refuses data sets that need a script; there is no setting here that could allow them.
-        return datasets.load_dataset(name, split=split)
+        with _offline(datasets.config) if unreachable else nullcontext():
+            # datasets >= 4 refuses data sets that need a script; there is no setting here that could allow them.
+            rows = datasets.load_dataset(name, split=split)
     except Exception as error:  # the hub client raises a dozen unrelated types for "not there" and "no network"
-        reason = " ".join(str(error).split())[:300]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise DataError(
             f"{setting}={name!r} is neither a file nor a folder here, and the hub did not deliver it "
-            f"(split {split!r}; {type(error).__name__}: {reason}).{hint}"
+            f"(split {split!r}; {unreachable or reason}). Download it on a machine with access, and name the "
+            f"file.{hint}"
         ) from error
+    if unreachable:
+        logger.warning("%s=%s is taken from the cache, as it was (%s)", setting, name, unreachable)
+    return rows
+
+
+@contextmanager
+def _offline(config: Any) -> Iterator[None]:
+    """`datasets` looks into its cache alone; the variable that says so is read only when it is imported."""
+    before, config.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = before
 
 
 def _dataset_rows(dataset) -> Iterator[SourceRow]:

@@ -7,18 +7,33 @@ themselves unless they are on this machine; code from data sets or models is not
 """
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from negalign_ray.errors import ConfigError, RoleError, StallError
 
+logger = logging.getLogger(__name__)
 OURS = ("--model", "-M", "--model_args", "-a", "--tasks", "-t", "--device", "--output_path", "-o")
 LOG, COMMAND = "lm_eval.log", "command.json"
+INCLUDE = "--include_path"
+FIND_S = 300.0  # it imports torch and reads thousands of small files: about 20 s
+# In a process of its own, on any of its versions from 0.4 on; the last line is {unknown name: [near names]}.
+FIND = """
+import difflib, json, sys
+from lm_eval.tasks import TaskManager
+include, *names = sys.argv[1:]
+manager = TaskManager(include_path=include or None)
+unknown = [name for name in names if not manager.match_tasks([name])]
+print()
+print(json.dumps({name: difflib.get_close_matches(name, manager.all_tasks) for name in unknown}))
+"""
 Metrics = dict[str, dict[str, float | None]]  # metric -> {"value", "stderr"}
 
 
@@ -49,6 +64,34 @@ class LmEval:
                 "`pip install 'lm_eval[hf]'`), or leave --lm-eval out."
             )
 
+    def require_tasks(self) -> None:
+        """ConfigError for a task that the harness does not know, with near names. Where it cannot be asked, a warning:
+        its own start says what is wrong."""
+        names = [task for task in self.tasks if not _is_path(task)]
+        command = [self.python, "-c", FIND, self._include_path(), *names]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=FIND_S, stdin=subprocess.DEVNULL)
+            done.check_returncode()
+            unknown = json.loads(done.stdout.splitlines()[-1])
+        except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+            logger.warning("--lm-eval: the names of the tasks could not be checked (%s)", _why(error))
+            return
+        if unknown:
+            named = [f"{task} (near it: {', '.join(near)})" if near else task for task, near in unknown.items()]
+            raise ConfigError(
+                f"--lm-eval: lm_eval has no task {', '.join(named)}; `python -m lm_eval ls tasks` lists them, "
+                f'--lm-eval-options "{INCLUDE} FOLDER" adds your own.'
+            )
+
+    def _include_path(self) -> str:
+        """The folder of the user's own tasks among the options, or ""."""
+        found = ""
+        for option, value in pairwise((*self.options, "")):
+            name, is_joined, joined = option.partition("=")
+            if name == INCLUDE:
+                found = joined if is_joined else value
+        return found
+
     def command(self, model: Path, *, out: Path, device: str, dtype: str) -> list[str]:
         """As a shell would get it; model arguments are JSON, so that a folder's name may hold commas."""
         arguments = {"pretrained": str(model), "dtype": dtype, "trust_remote_code": False}
@@ -72,6 +115,15 @@ class LmEval:
             newest_results(out)
             done.write_text(json.dumps(command) + "\n", encoding="utf-8")
         return metrics_of(newest_results(out))
+
+
+def _is_path(task: str) -> bool:
+    return "/" in task or task.endswith(".yaml") or Path(task).is_dir()
+
+
+def _why(error: Exception) -> str:
+    said = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
+    return (said.strip().splitlines() or [type(error).__name__])[-1][:300]
 
 
 def _run(command: list[str], *, log: Path, deadline_s: float) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from negalign_ray import hub
 from negalign_ray.errors import ModelError
 
 logger = logging.getLogger(__name__)
@@ -157,29 +158,28 @@ def _require_no_code(folder: Path, path: str) -> None:
 
 
 def _downloaded(name: str) -> Path:
-    import httpx
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub.errors import RepositoryNotFoundError
 
+    unreachable = hub.why_unreachable()
     try:
-        folder = Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+        folder = Path(
+            snapshot_download(name, allow_patterns=list(_HUB_FILES), local_files_only=unreachable is not None)
+        )
     except RepositoryNotFoundError as error:
         raise ModelError(
             f"model.path={name!r} is no folder here and no model on the hub (or a private one: `hf auth login`); "
             f"check the spelling, or use a packaged model ({', '.join(PACKAGED_MODELS)}).{_near(name)}"
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+    except Exception as error:  # the hub's client changes its HTTP library, and so its errors, between versions
+        reason = unreachable or (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"model.path={name!r} is no folder here, and the hub could not be asked for it ({reason[0]}). Download it "
+            f"model.path={name!r} is no folder here, and the hub could not be asked for it ({reason}). Download it "
             "on a machine with access (`hf download NAME --local-dir FOLDER`) and set model.path=FOLDER, or use a "
             f"packaged model ({', '.join(PACKAGED_MODELS)}).{_near(name)}"
         ) from error
+    if unreachable is not None:
+        logger.warning("model.path=%s is taken from the cache, as it was (%s)", name, unreachable)
     return _require_complete(folder, name)
 
 

@@ -23,6 +23,10 @@ def write_report(runs: Sequence[Path], out: Path, *, max_samples: int) -> Packed
     text = render(read, samples)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f"{out.name}.tmp")
-    temporary.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-    temporary.replace(out)
+    try:
+        temporary.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+        temporary.replace(out)
+    except OSError:  # `out` is a folder, the disk is full
+        temporary.unlink(missing_ok=True)
+        raise
     return samples

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from negalign_ray import hub
 from negalign_ray.errors import ConfigError, ModelError
 from negalign_ray.rewards.protocol import Pair, TextInput, checked_scores, score_error
 
@@ -46,6 +47,23 @@ def label_index(names: Sequence[str], label: str | None, *, head: str) -> int:
     return list(names).index(label)
 
 
+def _source(name: str, target: str) -> str:
+    """`target`; where no hub answers its folder in the cache, since transformers would ask for more files there."""
+    unreachable = None if Path(target).is_dir() else hub.why_unreachable()
+    if unreachable is None:
+        return target
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(target, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"head {name!r}: target={target!r} is no folder here, and the hub could not be asked for it "
+            f"({unreachable}). Download it on a machine with access (`hf download NAME --local-dir FOLDER`) and set "
+            "target to the folder."
+        ) from error
+
+
 @dataclass(frozen=True)
 class HFClassifierHead:
     """Softmax over exclusive classes; sigmoid for a single logit or a multi-label model."""
@@ -73,11 +91,12 @@ class HFClassifierHead:
         """ModelError when it cannot be loaded as safetensors without remote code, or has no trained classifier."""
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+        source = _source(name, target)
         try:
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                target, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+                source, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
             )
-            tokenizer = AutoTokenizer.from_pretrained(target, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"head {name!r}: {target!r} cannot be loaded as a sequence classifier in safetensors without remote "

@@ -1,6 +1,7 @@
 """Where `negalign-ray evaluate` writes, and what: never among the files of the run that it reads."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 
@@ -9,7 +10,8 @@ from negalign_ray.actors.evaluation_folder import evaluation_folder, finished_su
 from negalign_ray.actors.plan import make_plan
 from negalign_ray.actors.results import write_summary
 from negalign_ray.config import Config
-from negalign_ray.errors import ConfigError, ScoreError
+from negalign_ray.errors import ConfigError, RoleError, ScoreError
+from negalign_ray.evaluation.lm_eval import LmEval
 from negalign_ray.records import Generation
 from tests.actors.conftest import read_rows
 from tests.actors.fake_evaluation import FakeEvaluation
@@ -126,6 +128,74 @@ def test_one_model_alone_is_described_and_its_answers_are_written(toy_config):
 def test_a_run_without_evaluation_has_no_table(tmp_path):
     write_summary(tmp_path, {"steps": 2, "wall_s": 1.0})
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_a_judge_of_pairs_needs_a_model_to_compare_with(toy_config, toy_model):
+    judge = 'evaluation.judge={"url": "http://localhost:1/v1", "model": "m"}'
+    for base in ((), (f"references.rpos={toy_model}",)):
+        with pytest.raises(ConfigError, match=r"evaluation\.judge compares .* --base \(references\.rpos\)"):
+            evaluate(toy_config(judge, *base))
+    assert not toy_config().run_dir.exists(), "nothing was started"
+
+
+class Harness(LmEval):
+    """Installed, knows its tasks, and fails while `is_broken`."""
+
+    is_broken = True
+
+    def require_installed(self):
+        pass
+
+    def require_tasks(self):
+        pass
+
+    def run(self, model, **settings):
+        if self.is_broken:
+            raise RoleError("it ended with status 1", role="lm_eval")
+        return {"arc": {"acc": {"value": 0.5, "stderr": None}}}
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Counts the evaluations; no models and no cluster."""
+    calls = []
+
+    def fake(plan, on_status):
+        calls.append(plan.config.run_dir)
+        return {"steps": None}
+
+    monkeypatch.setattr("negalign_ray.actors.evaluate.cluster", lambda plan, train: nullcontext())
+    monkeypatch.setattr("negalign_ray.actors.evaluate._evaluate", fake)
+    return calls
+
+
+def test_a_harness_that_fails_loses_nothing_and_the_next_call_goes_on(toy_config, measured, monkeypatch):
+    shown, harness = [], Harness(("arc",))
+    with pytest.raises(RoleError, match="status 1"):
+        evaluate(toy_config(), lm_eval=harness, on_summary=shown.append)
+    [folder] = measured
+    assert [summary["folder"] for summary in shown] == [str(folder)]
+    assert finished_summary(folder) == {"steps": None, "model": shown[0]["model"], "folder": str(folder)}
+    assert (folder / "lm_eval.pending").exists()
+    monkeypatch.setattr(Harness, "is_broken", False)
+    summary = evaluate(toy_config(), lm_eval=harness)
+    assert summary["lm_eval"]["model"]["arc"]["acc"]["value"] == 0.5
+    assert finished_summary(folder) == summary
+    assert measured == [folder], "no model was asked again"
+    assert not (folder / "lm_eval.pending").exists()
+    evaluate(toy_config())
+    assert measured == [folder, folder.with_name(f"{folder.name}-2")], "it is finished now"
+
+
+def test_a_misspelt_task_is_said_before_anything_starts(toy_config, measured, monkeypatch):
+    def refuse(self):
+        raise ConfigError("--lm-eval: lm_eval has no task arcc")
+
+    monkeypatch.setattr(Harness, "require_tasks", refuse)
+    with pytest.raises(ConfigError, match="no task arcc"):
+        evaluate(toy_config(), lm_eval=Harness(("arcc",)))
+    assert measured == []
+    assert not toy_config().run_dir.exists()
 
 
 # The real stack

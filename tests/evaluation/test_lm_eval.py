@@ -99,6 +99,49 @@ def test_a_harness_that_hangs_meets_its_deadline(tmp_path):
         run(LmEval(("arc",), python=harness(tmp_path, body="time.sleep(600)")), tmp_path, deadline_s=0.3)
 
 
+KNOWN = """
+class TaskManager:
+    def __init__(self, include_path=None):
+        self.all_tasks = ["arc_easy", "hellaswag"] + ([include_path + "_task"] if include_path else [])
+
+    def match_tasks(self, names):
+        return [task for name in names for task in self.all_tasks if task == name]
+"""
+
+
+@pytest.fixture
+def known_tasks(tmp_path, monkeypatch):
+    """An lm_eval that knows two tasks, for the processes that are started."""
+    (tmp_path / "lm_eval").mkdir()
+    (tmp_path / "lm_eval" / "__init__.py").touch()
+    (tmp_path / "lm_eval" / "tasks.py").write_text("print('library noise')\n" + KNOWN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+@pytest.mark.usefixtures("known_tasks")
+def test_a_misspelt_task_is_refused_with_near_names():
+    LmEval(("arc_easy", "hellaswag", "my/task.yaml")).require_tasks()
+    with pytest.raises(ConfigError, match=r"no task helaswag \(near it: hellaswag\), zzz; .* --lm-eval-options"):
+        LmEval(("arc_easy", "helaswag", "zzz")).require_tasks()
+
+
+@pytest.mark.usefixtures("known_tasks")
+@pytest.mark.parametrize(
+    "options", [("--include_path", "mine", "--limit", "9"), ("--limit", "9", "--include_path=mine")]
+)
+def test_tasks_of_ones_own_are_known(options):
+    LmEval(("mine_task",), options).require_tasks()
+    with pytest.raises(ConfigError, match="no task mine_task"):
+        LmEval(("mine_task",)).require_tasks()
+
+
+def test_a_harness_that_cannot_be_asked_is_not_in_the_way(tmp_path, caplog):
+    failing = harness(tmp_path, body="")  # no --output_path among its arguments: it fails
+    LmEval(("arc",), python=failing).require_tasks()
+    assert "could not be checked (ValueError: '--output_path' is not in list)" in caplog.text
+    LmEval(("arc",), python=str(tmp_path / "absent")).require_tasks()
+
+
 def test_without_the_harness_the_command_that_installs_it_is_shown():
     with pytest.raises(ConfigError, match=r"not installed; `pip install --editable '.\[lm-eval\]'`"):
         LmEval(("arc",)).require_installed(is_installed=lambda: False)
