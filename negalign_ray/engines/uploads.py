@@ -60,7 +60,7 @@ class Uploader:
     def __init__(self, remote: Remote, path: str, *, deadline_s: float) -> None:
         self._remote, self._path, self._deadline_s = remote, path.rstrip("/"), deadline_s
         self.errors: list[UploadError] = []
-        self._running: threading.Thread | None = None
+        self._running: threading.Thread | None = None  # the current upload; one that was given up may still be alive
         self._source: Path | None = None  # what is being copied
         self._started_s = 0.0
         self._waiting: tuple[Checkpoint, Sequence[Checkpoint]] | None = None  # the newest that came meanwhile
@@ -73,7 +73,7 @@ class Uploader:
         return self._source
 
     def upload(self, checkpoint: Checkpoint, *, keep: Sequence[Checkpoint]) -> None:
-        """Start copying, and return; afterwards, copies of others than `keep` are deleted there.
+        """Start copying, and return; afterwards, older copies of others than `keep` are deleted there.
 
         While another one is being copied this one waits for `finish`, or until a newer one takes its place: a slow
         place gets fewer copies, and never holds up a run.
@@ -104,23 +104,36 @@ class Uploader:
     def _join(self) -> None:
         if self._running is None:
             return
-        self._running.join(self._seconds_left)
-        if self._running.is_alive():
-            self._failed(f"{self._running.name} took longer than deadlines.upload_s={self._deadline_s:g} s")
+        thread = self._running
+        thread.join(self._seconds_left)
         self._running = self._source = None
+        if thread.is_alive():
+            self._failed(f"{thread.name} took longer than deadlines.upload_s={self._deadline_s:g} s")
 
     def _copy(self, checkpoint: Checkpoint, kept: set[str]) -> None:
+        """In its thread. One that was given up does no more than end the call it is in: what it was told to keep is
+        out of date, and a newer copy may be on its way."""
         target = f"{self._path}/{checkpoint.path.name}"
         try:
             for name in (*checkpoint.files, MANIFEST):  # the manifest last
+                if self._is_given_up:
+                    return
                 remote_name = f"{target}/{name}"
                 self._remote.makedirs(remote_name.rpartition("/")[0], exist_ok=True)
                 self._remote.put_file(str(checkpoint.path / name), remote_name)
             for other in _names(self._remote, self._path):
-                if other not in kept:
+                if self._is_given_up:
+                    return
+                if other < checkpoint.path.name and other not in kept:  # never what may be a later upload's
                     self._remote.rm(f"{self._path}/{other}", recursive=True)
         except Exception as error:  # whatever a file system raises: the run must not end for a copy
-            self._failed(f"{checkpoint.path.name} could not be copied to checkpoints.url: {error!r}")
+            if not self._is_given_up:  # that has been said
+                self._failed(f"{checkpoint.path.name} could not be copied to checkpoints.url: {error!r}")
+
+    @property
+    def _is_given_up(self) -> bool:
+        """Of the thread that asks."""
+        return self._running is not threading.current_thread()
 
     def _failed(self, reason: str) -> None:
         error = UploadError(f"{reason}; the local copy is complete. The next checkpoint is tried again.")

@@ -53,13 +53,17 @@ def uploader(remote, path, *, deadline_s=60.0) -> Uploader:
     return Uploader(remote, path, deadline_s=deadline_s)
 
 
+def download(remote, path, target, *, deadline_s=60.0):
+    return download_newest(remote, path, target)
+
+
 def test_what_was_uploaded_can_be_downloaded_into_an_empty_run(tmp_path, bucket):
     written = save(store(tmp_path / "here"), 12)
     up = uploader(*bucket)
     up.upload(written, keep=[written])
     up.finish()
     assert up.errors == []
-    found = download_newest(*bucket, store(tmp_path / "there"))
+    found = download(*bucket, store(tmp_path / "there"))
     assert found is not None
     assert (found.step, found.files, found.faults()) == (12, written.files, [])
     assert store(tmp_path / "there").newest_intact() == found
@@ -70,8 +74,7 @@ def test_the_other_place_keeps_what_the_run_keeps(tmp_path, bucket):
     for step in (1, 2, 3):
         up.upload(save(target, step), keep=target.checkpoints())
         up.finish()
-    remote, path = bucket
-    assert sorted(Path(entry["name"]).name for entry in remote.ls(path)) == ["step-00000002", "step-00000003"]
+    assert folders(*bucket) == ["step-00000002", "step-00000003"]
 
 
 @pytest.mark.parametrize(("kind", "said"), [(Dead, "no right to write"), (Torn, "connection reset")])
@@ -84,7 +87,7 @@ def test_a_failed_upload_is_a_typed_error_and_the_local_copy_is_complete(tmp_pat
     assert said in str(error)
     assert "local copy is complete" in str(error)
     assert store(tmp_path).newest_intact() == written
-    assert download_newest(kind(), bucket[1], store(tmp_path / "there")) is None, "without a manifest it is no copy"
+    assert download(kind(), bucket[1], store(tmp_path / "there")) is None, "without a manifest it is no copy"
 
 
 def test_an_upload_that_hangs_is_given_up_at_its_deadline(tmp_path, bucket):
@@ -133,6 +136,54 @@ def test_a_slow_place_gets_the_newest_when_it_is_ready_and_what_it_reads_stays_w
     assert up.busy_with is None
 
 
+class HoldsBack(MemoryFileSystem):
+    """Files of the folder `late` arrive when the test says so."""
+
+    cachable = False
+
+    def __init__(self, late: str):
+        super().__init__()
+        self.late, self.go_on = late, threading.Event()
+
+    def put_file(self, lpath, rpath, **settings):
+        if self.late in rpath:
+            self.go_on.wait(60)
+        super().put_file(lpath, rpath, **settings)
+
+
+def folders(remote, path) -> list[str]:
+    return sorted(Path(entry["name"]).name for entry in remote.ls(path))
+
+
+def test_an_upload_that_was_given_up_deletes_nothing_and_copies_no_further_file_when_it_goes_on(tmp_path, bucket):
+    remote, path = HoldsBack("step-00000010"), bucket[1]
+    target, up = store(tmp_path / "here"), uploader(remote, path, deadline_s=0.05)
+    up.upload(save(target, 10), keep=[])
+    [late] = [thread for thread in threading.enumerate() if thread.name == "upload step-00000010"]
+    up.finish()
+    up._deadline_s = 60.0
+    up.upload(save(target, 20), keep=[])
+    up.finish()
+    remote.go_on.set()
+    late.join(60)
+    found = download(remote, path, store(tmp_path / "there"))
+    assert found is not None
+    assert found.step == 20
+    assert not remote.exists(f"{path}/step-00000010/manifest.json")
+    assert len(up.errors) == 1, "it was given up, which is said once"
+    up.upload(save(target, 30), keep=[])
+    up.finish()
+    assert folders(remote, path) == ["step-00000030"], "the next one clears up what it has left"
+
+
+def test_a_copy_of_a_later_step_is_never_deleted(tmp_path, bucket):
+    target, up = store(tmp_path), uploader(*bucket)
+    for step in (10, 30, 20):
+        up.upload(save(target, step), keep=[])
+        up.finish()
+    assert folders(*bucket) == ["step-00000020", "step-00000030"]
+
+
 def test_the_next_checkpoint_is_tried_again_after_a_failure(tmp_path, bucket):
     target, up = store(tmp_path), uploader(Dead(), bucket[1])
     up.upload(save(target, 1), keep=target.checkpoints())
@@ -141,7 +192,7 @@ def test_the_next_checkpoint_is_tried_again_after_a_failure(tmp_path, bucket):
     up.upload(save(target, 2), keep=target.checkpoints())
     up.finish()
     assert len(up.errors) == 1
-    found = download_newest(*bucket, store(tmp_path / "there"))
+    found = download(*bucket, store(tmp_path / "there"))
     assert found is not None
     assert found.step == 2
 
@@ -153,14 +204,14 @@ def test_a_torn_copy_is_passed_over_for_the_one_before(tmp_path, bucket):
         up.finish()
     remote, path = bucket
     remote.pipe_file(f"{path}/step-00000002/rollout.json", b"{}")
-    found = download_newest(remote, path, store(tmp_path / "there"))
+    found = download(remote, path, store(tmp_path / "there"))
     assert found is not None
     assert found.step == 1
     assert names(tmp_path / "there") == ["step-00000001"]
 
 
 def test_an_empty_place_holds_no_checkpoint(tmp_path, bucket):
-    assert download_newest(*bucket, store(tmp_path)) is None
+    assert download(*bucket, store(tmp_path)) is None
 
 
 def test_any_folder_or_url_that_fsspec_knows_will_do(tmp_path):
@@ -171,7 +222,7 @@ def test_any_folder_or_url_that_fsspec_knows_will_do(tmp_path):
         up.upload(written, keep=[written])
         up.finish()
         assert up.errors == []
-        assert download_newest(remote, path, store(tmp_path / uuid.uuid4().hex)) is not None
+        assert download(remote, path, store(tmp_path / uuid.uuid4().hex)) is not None
 
 
 def test_an_unknown_scheme_or_a_password_in_the_url_is_refused_before_anything_starts():
