@@ -201,6 +201,16 @@ def test_a_disk_that_is_full_is_an_error_that_names_the_setting(run):
         saver.save(replace(state_after(15)), [GROUP], None, {})  # no learner has made the folder
 
 
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), float("-inf")])
+def test_a_step_whose_metric_is_not_finite_has_a_checkpoint_that_is_never_the_best(run, loss):
+    settings = run.checkpoints.model_copy(update={"keep_best": "learner/loss", "keep_last": 1})
+    saver = Saver(run.model_copy(update={"checkpoints": settings}), fetch=lambda references: references)
+    for step, value in ((15, loss), (16, 0.5), (17, loss)):
+        saver.store.begin(step)
+        saver.save(state_after(step), [GROUP], None, {"learner/loss": value})
+    assert [(each.step, each.metric) for each in saver.store.checkpoints()] == [(16, 0.5), (17, None)]
+
+
 def test_a_metric_or_url_that_does_not_exist_is_refused_with_the_plan(run):
     def check(**settings):
         checkpoints = run.checkpoints.model_copy(update=settings)
