@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from negalign_ray.engines.checkpoints import MANIFEST, NAME, Checkpoint, CheckpointStore, name_of, read_checkpoint
-from negalign_ray.errors import ConfigError, UploadError
+from negalign_ray.engines.checkpoints import MANIFEST, NAME, Checkpoint, CheckpointStore, read_checkpoint, step_of
+from negalign_ray.errors import CheckpointError, ConfigError, UploadError
 
 log = logging.getLogger(__name__)
 
@@ -141,27 +141,87 @@ class Uploader:
         self.errors.append(error)
 
 
-def download_newest(remote: Remote, path: str, store: CheckpointStore) -> Checkpoint | None:
-    """Bring the newest complete copy into an empty store, checked like a local one; None when there is none."""
-    path = path.rstrip("/")
-    for name in reversed(_names(remote, path)):
-        if not remote.exists(f"{path}/{name}/{MANIFEST}"):
-            continue
-        step = int(name.removeprefix("step-"))
-        partial = store.begin(step)
-        named = partial.with_name(name_of(step))
-        partial.rename(named)  # `read_checkpoint` holds the step against the folder's name
-        remote.get_file(f"{path}/{name}/{MANIFEST}", str(named / MANIFEST))
-        checkpoint = read_checkpoint(named)  # refuses names that lead out of the folder, before anything is written
-        for file in checkpoint.files:
-            (named / file).parent.mkdir(parents=True, exist_ok=True)
-            remote.get_file(f"{path}/{name}/{file}", str(named / file))
-        faults = checkpoint.faults()
-        if not faults:
-            return checkpoint
-        log.warning("the copy %s is torn and is passed over: %s", name, "; ".join(faults[:3]))
-        store.discard_after(step - 1)
-    return None
+def download_newest(remote: Remote, path: str, store: CheckpointStore, *, deadline_s: float) -> Checkpoint | None:
+    """Bring the newest intact copy into the store, checked like a local one; None when there is no copy at all.
+
+    CheckpointError: all copies are torn, the place does not answer, or `deadline_s` is over. Whatever is interrupted,
+    the store shows the whole copy or nothing of it.
+    """
+    download = _Download(remote, path.rstrip("/"), store)
+    threading.Thread(target=download.run, daemon=True, name="download").start()  # file systems have no deadlines
+    try:
+        if not download.ended.wait(deadline_s):
+            raise CheckpointError(
+                f"no copy could be fetched from checkpoints.url within deadlines.upload_s={deadline_s:g} s; raise it, "
+                f"or copy the newest folder of {path} to {store.folder} by hand."
+            )
+    finally:
+        download.is_given_up = True
+    if download.error is not None:
+        raise download.error
+    return download.found
+
+
+class _Download:
+    """Runs in a thread of its own, and does no more than end the call it is in when it is given up."""
+
+    def __init__(self, remote: Remote, path: str, store: CheckpointStore) -> None:
+        self._remote, self._path, self._store = remote, path, store
+        self.found: Checkpoint | None = None
+        self.error: CheckpointError | None = None
+        self.ended = threading.Event()
+        self.is_given_up = False
+
+    def run(self) -> None:
+        try:
+            self.found = self._newest_intact()
+        except CheckpointError as error:
+            self.error = error
+        except Exception as error:  # whatever a file system raises
+            self.error = CheckpointError(
+                f"the copies of checkpoints in {self._path} (checkpoints.url) could not be fetched: {error!r}; see to "
+                "it, and try again."
+            )
+            self.error.__cause__ = error
+        finally:
+            self.ended.set()
+
+    def _newest_intact(self) -> Checkpoint | None:
+        reasons = []
+        for name in reversed(_names(self._remote, self._path)):
+            if self.is_given_up:
+                return None
+            if not self._remote.exists(f"{self._path}/{name}/{MANIFEST}"):
+                continue
+            try:
+                return self._fetch(name)
+            except CheckpointError as error:
+                reasons.append(f"{name}: {error}".rstrip("."))
+            except FileNotFoundError as error:  # other errors of a file system say nothing about the copy
+                reasons.append(f"{name}: a file is missing ({error})")
+            log.warning("the copy %s; it is passed over", reasons[-1])
+            self._store.abandon(step_of(Path(name)))
+        if reasons:
+            raise CheckpointError(
+                f"none of the {len(reasons)} copies in {self._path} (checkpoints.url) is intact. The newest, "
+                f"{reasons[0]}. Start a new run, or put an intact one there."
+            )
+        return None
+
+    def _fetch(self, name: str) -> Checkpoint | None:
+        """CheckpointError when the copy is torn; None when this download is given up."""
+        partial = self._store.begin(step_of(Path(name)))
+        self._remote.get_file(f"{self._path}/{name}/{MANIFEST}", str(partial / MANIFEST))
+        copy = read_checkpoint(partial)  # refuses names that lead out of the folder, before anything is written
+        for file in copy.files:
+            if self.is_given_up:
+                return None
+            (partial / file).parent.mkdir(parents=True, exist_ok=True)
+            self._remote.get_file(f"{self._path}/{name}/{file}", str(partial / file))
+        faults = copy.faults()
+        if faults:
+            raise CheckpointError(f"it is torn: {'; '.join(faults[:3])}")
+        return None if self.is_given_up else self._store.adopt(copy)
 
 
 def _names(remote: Remote, path: str) -> list[str]:

@@ -171,6 +171,23 @@ def test_a_run_whose_checkpoints_are_gone_is_resumed_from_their_copies(run, tmp_
     assert found.checkpoint.faults() == []
 
 
+def test_a_run_whose_checkpoints_are_all_torn_is_resumed_from_their_copies(run, tmp_path):
+    checkpoints = run.checkpoints.model_copy(update={"url": str(tmp_path / "bucket")})
+    config = run.model_copy(update={"checkpoints": checkpoints})
+    (run.run_dir / "config.yaml").write_text(dump_config(config))
+    checkpoint(run, 15)
+    for torn in (run.run_dir / "checkpoints").iterdir():
+        (torn / "rollout.json").write_text("torn")
+    with pytest.raises(CheckpointError, match="none of the 2 checkpoints in"):
+        find_checkpoint(run.run_dir)  # there is no copy
+    shutil.rmtree(run.run_dir / "checkpoints")
+    checkpoint(config, 15)
+    (run.run_dir / "checkpoints" / "step-00000015" / "rollout.json").write_text("torn")
+    found = find_checkpoint(run.run_dir)
+    assert found.checkpoint.step == 15
+    assert found.checkpoint.faults() == []
+
+
 def test_the_samplers_snapshot_is_part_of_a_checkpoint_where_it_is_neither_the_first_nor_the_last_model(run):
     bundle = WeightBundle.from_tensors(layers(), version=12)
     checkpoint(run, 15, snapshot=bundle)

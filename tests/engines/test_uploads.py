@@ -9,7 +9,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from negalign_ray.engines.uploads import Uploader, download_newest, open_remote
-from negalign_ray.errors import ConfigError, UploadError
+from negalign_ray.errors import CheckpointError, ConfigError, UploadError
 from tests.engines.test_checkpoints import names, save, store
 
 
@@ -54,7 +54,7 @@ def uploader(remote, path, *, deadline_s=60.0) -> Uploader:
 
 
 def download(remote, path, target, *, deadline_s=60.0):
-    return download_newest(remote, path, target)
+    return download_newest(remote, path, target, deadline_s=deadline_s)
 
 
 def test_what_was_uploaded_can_be_downloaded_into_an_empty_run(tmp_path, bucket):
@@ -197,17 +197,84 @@ def test_the_next_checkpoint_is_tried_again_after_a_failure(tmp_path, bucket):
     assert found.step == 2
 
 
-def test_a_torn_copy_is_passed_over_for_the_one_before(tmp_path, bucket):
-    target, up = store(tmp_path / "here"), uploader(*bucket)
-    for step in (1, 2):
+def upload_steps(folder, remote, path, *steps: int) -> None:
+    target, up = store(folder), uploader(remote, path)
+    for step in steps:
         up.upload(save(target, step), keep=target.checkpoints())
         up.finish()
+
+
+@pytest.mark.parametrize("name", ["rollout.json", "manifest.json"])
+def test_a_torn_copy_is_passed_over_for_the_one_before(tmp_path, bucket, name):
+    upload_steps(tmp_path / "here", *bucket, 1, 2)
     remote, path = bucket
-    remote.pipe_file(f"{path}/step-00000002/rollout.json", b"{}")
+    remote.pipe_file(f"{path}/step-00000002/{name}", b"{}")
     found = download(remote, path, store(tmp_path / "there"))
     assert found is not None
     assert found.step == 1
     assert names(tmp_path / "there") == ["step-00000001"]
+
+
+def test_a_copy_that_lacks_a_file_is_passed_over_and_if_all_do_it_is_an_error(tmp_path, bucket):
+    upload_steps(tmp_path / "here", *bucket, 1, 2)
+    remote, path = bucket
+    remote.rm(f"{path}/step-00000002/rollout.json")
+    found = download(remote, path, store(tmp_path / "there"))
+    assert found is not None
+    assert found.step == 1
+    remote.rm(f"{path}/step-00000001/rollout.json")
+    with pytest.raises(CheckpointError, match=r"none of the 2 copies .* is intact.*step-00000002: a file is missing"):
+        download(remote, path, store(tmp_path / "elsewhere"))
+    assert names(tmp_path / "elsewhere") == []
+
+
+class Unreliable(MemoryFileSystem):
+    """The connection is lost at the second file that is fetched."""
+
+    cachable = False
+
+    def __init__(self):
+        super().__init__()
+        self.fetched = 0
+
+    def get_file(self, rpath, lpath, **settings):
+        self.fetched += 1
+        if self.fetched == 2:
+            raise ConnectionResetError("connection reset")
+        super().get_file(rpath, lpath, **settings)
+
+
+def test_an_interrupted_download_leaves_no_checkpoint_and_can_be_repeated(tmp_path, bucket):
+    upload_steps(tmp_path / "here", *bucket, 1, 2)
+    remote, there = Unreliable(), store(tmp_path / "there")
+    with pytest.raises(CheckpointError, match=r"checkpoints\.url\) could not be fetched: ConnectionResetError"):
+        download(remote, bucket[1], there)
+    assert there.newest_intact() is None, "not a torn one either, which would be an error"
+    found = download(remote, bucket[1], there)
+    assert found is not None
+    assert found.step == 2, "a lost connection says nothing about the copy"
+    assert names(tmp_path / "there") == ["step-00000002"]
+
+
+@pytest.mark.parametrize("call", ["exists", "ls", "get_file"])
+def test_a_place_that_does_not_answer_is_given_up_at_the_deadline(tmp_path, bucket, call):
+    upload_steps(tmp_path / "here", *bucket, 1)
+    over = threading.Event()
+    remote = type("Silent", (MemoryFileSystem,), {"cachable": False, call: lambda *_, **__: over.wait(60)})()
+    with pytest.raises(CheckpointError, match=r"within deadlines\.upload_s=0\.05 s"):
+        download(remote, bucket[1], store(tmp_path / "there"), deadline_s=0.05)
+    over.set()
+    assert store(tmp_path / "there").newest_intact() is None
+
+
+def test_a_copy_takes_the_place_of_a_torn_checkpoint_of_its_step(tmp_path, bucket):
+    upload_steps(tmp_path, *bucket, 1, 2)
+    for name in names(tmp_path):
+        (tmp_path / "checkpoints" / name / "rollout.json").write_text("torn")
+    found = download(*bucket, store(tmp_path))
+    assert found is not None
+    assert store(tmp_path).newest_intact() == found
+    assert names(tmp_path) == ["step-00000001", "step-00000002"]
 
 
 def test_an_empty_place_holds_no_checkpoint(tmp_path, bucket):
