@@ -80,13 +80,30 @@ def rewind(resumption: Resumption) -> None:
 
 
 def keep_rows(path: Path, *, last_step: int) -> None:
-    """Cut a file of JSON lines down to the rows of steps up to `last_step`; a torn last line goes too."""
+    """Cut a file of JSON lines down to the rows of steps up to `last_step`; a torn last line goes too.
+
+    CheckpointError when another line is no row; the file is then left as it is.
+    """
     if not path.is_file():
         return
     temporary = path.with_name(f".{path.name}.tmp")
-    with path.open("rb") as old, temporary.open("wb") as new:
-        new.writelines(line for line in old if line.endswith(b"\n") and json.loads(line)["step"] <= last_step)
-    temporary.replace(path)
+    try:
+        with path.open("rb") as old, temporary.open("wb") as new:
+            for number, line in enumerate(old, start=1):
+                if line.endswith(b"\n") and _step_of_row(line, where=f"{path}:{number}") <= last_step:
+                    new.write(line)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _step_of_row(line: bytes, *, where: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{where} is no row with a step ({error!r}), so the run cannot be resumed; remove the line."
+        ) from error
 
 
 def _in_place(config: Config, run_dir: Path) -> Config:

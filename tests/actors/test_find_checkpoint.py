@@ -249,6 +249,17 @@ def test_rows_are_kept_byte_for_byte(tmp_path):
     assert not (tmp_path / "missing.jsonl").exists()
 
 
+@pytest.mark.parametrize("line", [b'{"st', b"[1]", b'{"stop": 2}', b'{"step": null}', b'"\xff"', b""])
+def test_a_broken_line_in_the_middle_is_an_error_that_names_it_and_the_file_stays(tmp_path, line):
+    path = tmp_path / "rows.jsonl"
+    content = b'{"step": 1}\n' + line + b'\n{"step": 3}\n'
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"rows\.jsonl:2 is no row with a step .*; remove the line"):
+        keep_rows(path, last_step=2)
+    assert path.read_bytes() == content
+    assert [each.name for each in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
 def test_the_command_takes_no_preset_beside_the_run_and_gives_the_error_its_own_exit_code(run):
     result = CliRunner().invoke(app, ["train", "--resume", str(run.run_dir), "--preset", "d2o"])
     assert result.exit_code == ConfigError.exit_code
