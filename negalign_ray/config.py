@@ -592,7 +592,7 @@ class DeadlinesConfig(Section):
     weights_s: PositiveFloat = 120.0  # a sampler, or a reference that follows, loads and confirms new weights
     guide_s: PositiveFloat = 1200.0  # the guide is fitted on one iteration and measures its distances
     checkpoint_s: PositiveFloat = 600.0  # a checkpoint is written
-    upload_s: PositiveFloat = 1800.0  # a checkpoint is copied to checkpoints.url
+    upload_s: PositiveFloat = 1800.0  # a checkpoint is copied to checkpoints.url, or fetched from there
     lm_eval_s: PositiveFloat = 21_600.0  # lm_eval runs its tasks on one model (`evaluate --lm-eval`)
     stall_s: PositiveFloat = 3600.0  # nothing moves, no group, weights or step: the run ends, and logs/stall.log says
     # what every role was doing

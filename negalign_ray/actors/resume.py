@@ -29,7 +29,8 @@ def find_checkpoint(run_dir: Path, *, overrides: Sequence[str] = ()) -> Resumpti
     """The newest intact checkpoint of a run, and the run's settings with those of `overrides` that change no result.
 
     ConfigError: no run, nothing left to train, or settings or inputs that differ. CheckpointError: no checkpoint, or
-    none that is intact. Nothing is changed on the disk, but for a copy fetched from checkpoints.url.
+    none that is intact, here or in checkpoints.url. Nothing is changed on the disk, but for a copy fetched
+    from there.
     """
     file = run_dir / "config.yaml"
     if not file.is_file():
@@ -43,7 +44,7 @@ def find_checkpoint(run_dir: Path, *, overrides: Sequence[str] = ()) -> Resumpti
             f"--resume {run_dir}: the run has taken all of its {done} steps; nothing is left to train. Start "
             f"a run from its model with --set model.path={run_dir / 'model'}."
         )
-    checkpoint = store.newest_intact() or _fetched(config, store)
+    checkpoint = _newest(config, store)
     if checkpoint is None:
         raise CheckpointError(
             f"--resume {run_dir}: it has no checkpoint. It ended before the first one (checkpoints.every="
@@ -79,13 +80,30 @@ def rewind(resumption: Resumption) -> None:
 
 
 def keep_rows(path: Path, *, last_step: int) -> None:
-    """Cut a file of JSON lines down to the rows of steps up to `last_step`; a torn last line goes too."""
+    """Cut a file of JSON lines down to the rows of steps up to `last_step`; a torn last line goes too.
+
+    CheckpointError when another line is no row; the file is then left as it is.
+    """
     if not path.is_file():
         return
     temporary = path.with_name(f".{path.name}.tmp")
-    with path.open("rb") as old, temporary.open("wb") as new:
-        new.writelines(line for line in old if line.endswith(b"\n") and json.loads(line)["step"] <= last_step)
-    temporary.replace(path)
+    try:
+        with path.open("rb") as old, temporary.open("wb") as new:
+            for number, line in enumerate(old, start=1):
+                if line.endswith(b"\n") and _step_of_row(line, where=f"{path}:{number}") <= last_step:
+                    new.write(line)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _step_of_row(line: bytes, *, where: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{where} is no row with a step ({error!r}), so the run cannot be resumed; remove the line."
+        ) from error
 
 
 def _in_place(config: Config, run_dir: Path) -> Config:
@@ -111,8 +129,21 @@ def _steps_of_summary(run_dir: Path) -> int | None:
     return json.loads(file.read_text(encoding="utf-8"))["steps"] if file.is_file() else None
 
 
+def _newest(config: Config, store: CheckpointStore) -> Checkpoint | None:
+    """The newest intact one here, or among the copies where there is none here; None = there has been none at all."""
+    try:
+        found = store.newest_intact()
+    except CheckpointError:
+        fetched = _fetched(config, store)
+        if fetched is None:
+            raise
+        return fetched
+    return found or _fetched(config, store)
+
+
 def _fetched(config: Config, store: CheckpointStore) -> Checkpoint | None:
     if config.checkpoints.url is None:
         return None
     remote, path = open_remote(config.checkpoints.url)
-    return download_newest(remote, f"{path.rstrip('/')}/{config.run.name}", store)
+    place = f"{path.rstrip('/')}/{config.run.name}"
+    return download_newest(remote, place, store, deadline_s=config.deadlines.upload_s)

@@ -8,6 +8,7 @@ snapshot.*              the samplers' weights, where they are neither the initia
 
 import gzip
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,7 @@ class Saver:
             if snapshot is not None:
                 self._fetch(snapshot).save(folder)
             in_use = self._uploader.busy_with if self._uploader else None
-            best_by = self._config.checkpoints.keep_best
-            metric = None if best_by is None else metrics.get(best_by)
+            metric = self._metric(state.step, metrics)
             info = {"fingerprint": self._settings(), "replicas": dict(replicas or {})}
             checkpoint = self.store.commit(state.step, metric=metric, info=info, in_use=in_use)
         except OSError as error:
@@ -114,6 +114,15 @@ class Saver:
             return []
         self._uploader.finish()
         return [str(error) for error in self._uploader.errors]
+
+    def _metric(self, step: int, metrics: Mapping[str, float]) -> float | None:
+        """What checkpoints.keep_best compares; None where it is missing or not finite, which is no best one."""
+        best_by = self._config.checkpoints.keep_best
+        value = None if best_by is None else metrics.get(best_by)
+        if value is None or math.isfinite(value):
+            return value
+        log.warning("checkpoints.keep_best=%s is %s at step %d, which is not compared", best_by, value, step)
+        return None
 
     def _settings(self) -> Tree:
         """Read once: the files that it digests include the model."""

@@ -2,13 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
+import ray
+from ray.exceptions import RayError
+
+from negalign_ray.actors.processes import typed
 from negalign_ray.actors.saving import Saver
 from negalign_ray.config import Config
 from negalign_ray.engines.checkpoints import Checkpoint
-from negalign_ray.errors import NegalignError, StallError
+from negalign_ray.errors import CheckpointError, NegalignError, StallError
 from negalign_ray.events import Event, EventKind, Record
 from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.rollout import Rollout
@@ -20,10 +25,10 @@ log = logging.getLogger(__name__)
 class Sealer:
     """Belongs to the conductor's event loop. What goes wrong with a checkpoint ends the run."""
 
-    def __init__(self, config: Config, *, record: Record) -> None:
+    def __init__(self, config: Config, *, record: Record, fetch: Callable[[Any], Any] = ray.get) -> None:
         self._deadline_s = config.deadlines.checkpoint_s
         self._record = record
-        self._saver = Saver(config)
+        self._saver = Saver(config, fetch=fetch)
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task] = set()
         self.back_to: Checkpoint | None = None  # what a guard had the learners go back to
@@ -55,12 +60,18 @@ class Sealer:
                 call = asyncio.to_thread(self._saver.save, state, groups, snapshot, metrics, replicas)
                 checkpoint = await asyncio.wait_for(call, self._deadline_s)
             self._record(Event(EventKind.CHECKPOINT, f"{checkpoint.path.name} is sealed", step=state.step))
+        except RayError as error:  # first: Ray's errors may be of another kind as well
+            await rollout.fail(typed(error, role="conductor", rank=0))
         except TimeoutError:
             setting = f"deadlines.checkpoint_s={self._deadline_s:g} s"
             reason = f"the checkpoint of step {state.step} took longer than {setting}; raise it, or checkpoints.every"
             await rollout.fail(StallError(reason, role="conductor"))
         except NegalignError as error:
             await rollout.fail(error)
+        except Exception as error:  # nobody awaits this task but at the end: the run would go on without checkpoints
+            log.exception("the checkpoint of step %d failed", state.step)
+            reason = f"the checkpoint of step {state.step} could not be written: {error!r}"
+            await rollout.fail(CheckpointError(f"{reason}; resume from the one before, or set checkpoints.every=0."))
 
     async def go_back(self, first_step: int, reason: str) -> Checkpoint | None:
         """The newest checkpoint from before `first_step`, the same for all who ask; None = there is none."""

@@ -12,7 +12,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,19 @@ class CheckpointStore:
         self._write_run_manifest(checkpoint)
         self._prune(in_use)
         return checkpoint
+
+    def adopt(self, copy: Checkpoint) -> Checkpoint:
+        """Give an intact copy that was brought into `begin(step)` its place; a torn one there gives way."""
+        final = self.folder / name_of(copy.step)
+        if final.exists():
+            self._delete(final)
+        self._disk.rename(copy.path, final)
+        self._disk.sync(self.folder)
+        return replace(copy, path=final)
+
+    def abandon(self, step: int) -> None:
+        """Delete what was written into `begin(step)`."""
+        self._disk.remove(self.partial(step))
 
     def checkpoints(self) -> list[Checkpoint]:
         """Those with a readable manifest, oldest first; others are named in the log."""
@@ -173,7 +186,8 @@ def name_of(step: int) -> str:
 
 
 def step_of(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
+    """Of a finished folder, or of one that `begin` made."""
+    return int(path.name.removeprefix(".").removeprefix("step-").removesuffix(".partial"))
 
 
 def kept_of(checkpoints: Sequence[Checkpoint], config: CheckpointsConfig) -> list[Checkpoint]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from negalign_ray.engines.checkpoints import MANIFEST, NAME, Checkpoint, CheckpointStore, name_of, read_checkpoint
-from negalign_ray.errors import ConfigError, UploadError
+from negalign_ray.engines.checkpoints import MANIFEST, NAME, Checkpoint, CheckpointStore, read_checkpoint, step_of
+from negalign_ray.errors import CheckpointError, ConfigError, UploadError
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Uploader:
     def __init__(self, remote: Remote, path: str, *, deadline_s: float) -> None:
         self._remote, self._path, self._deadline_s = remote, path.rstrip("/"), deadline_s
         self.errors: list[UploadError] = []
-        self._running: threading.Thread | None = None
+        self._running: threading.Thread | None = None  # the current upload; one that was given up may still be alive
         self._source: Path | None = None  # what is being copied
         self._started_s = 0.0
         self._waiting: tuple[Checkpoint, Sequence[Checkpoint]] | None = None  # the newest that came meanwhile
@@ -73,7 +73,7 @@ class Uploader:
         return self._source
 
     def upload(self, checkpoint: Checkpoint, *, keep: Sequence[Checkpoint]) -> None:
-        """Start copying, and return; afterwards, copies of others than `keep` are deleted there.
+        """Start copying, and return; afterwards, older copies of others than `keep` are deleted there.
 
         While another one is being copied this one waits for `finish`, or until a newer one takes its place: a slow
         place gets fewer copies, and never holds up a run.
@@ -104,23 +104,36 @@ class Uploader:
     def _join(self) -> None:
         if self._running is None:
             return
-        self._running.join(self._seconds_left)
-        if self._running.is_alive():
-            self._failed(f"{self._running.name} took longer than deadlines.upload_s={self._deadline_s:g} s")
+        thread = self._running
+        thread.join(self._seconds_left)
         self._running = self._source = None
+        if thread.is_alive():
+            self._failed(f"{thread.name} took longer than deadlines.upload_s={self._deadline_s:g} s")
 
     def _copy(self, checkpoint: Checkpoint, kept: set[str]) -> None:
+        """In its thread. One that was given up does no more than end the call it is in: what it was told to keep is
+        out of date, and a newer copy may be on its way."""
         target = f"{self._path}/{checkpoint.path.name}"
         try:
             for name in (*checkpoint.files, MANIFEST):  # the manifest last
+                if self._is_given_up:
+                    return
                 remote_name = f"{target}/{name}"
                 self._remote.makedirs(remote_name.rpartition("/")[0], exist_ok=True)
                 self._remote.put_file(str(checkpoint.path / name), remote_name)
             for other in _names(self._remote, self._path):
-                if other not in kept:
+                if self._is_given_up:
+                    return
+                if other < checkpoint.path.name and other not in kept:  # never what may be a later upload's
                     self._remote.rm(f"{self._path}/{other}", recursive=True)
         except Exception as error:  # whatever a file system raises: the run must not end for a copy
-            self._failed(f"{checkpoint.path.name} could not be copied to checkpoints.url: {error!r}")
+            if not self._is_given_up:  # that has been said
+                self._failed(f"{checkpoint.path.name} could not be copied to checkpoints.url: {error!r}")
+
+    @property
+    def _is_given_up(self) -> bool:
+        """Of the thread that asks."""
+        return self._running is not threading.current_thread()
 
     def _failed(self, reason: str) -> None:
         error = UploadError(f"{reason}; the local copy is complete. The next checkpoint is tried again.")
@@ -128,27 +141,87 @@ class Uploader:
         self.errors.append(error)
 
 
-def download_newest(remote: Remote, path: str, store: CheckpointStore) -> Checkpoint | None:
-    """Bring the newest complete copy into an empty store, checked like a local one; None when there is none."""
-    path = path.rstrip("/")
-    for name in reversed(_names(remote, path)):
-        if not remote.exists(f"{path}/{name}/{MANIFEST}"):
-            continue
-        step = int(name.removeprefix("step-"))
-        partial = store.begin(step)
-        named = partial.with_name(name_of(step))
-        partial.rename(named)  # `read_checkpoint` holds the step against the folder's name
-        remote.get_file(f"{path}/{name}/{MANIFEST}", str(named / MANIFEST))
-        checkpoint = read_checkpoint(named)  # refuses names that lead out of the folder, before anything is written
-        for file in checkpoint.files:
-            (named / file).parent.mkdir(parents=True, exist_ok=True)
-            remote.get_file(f"{path}/{name}/{file}", str(named / file))
-        faults = checkpoint.faults()
-        if not faults:
-            return checkpoint
-        log.warning("the copy %s is torn and is passed over: %s", name, "; ".join(faults[:3]))
-        store.discard_after(step - 1)
-    return None
+def download_newest(remote: Remote, path: str, store: CheckpointStore, *, deadline_s: float) -> Checkpoint | None:
+    """Bring the newest intact copy into the store, checked like a local one; None when there is no copy at all.
+
+    CheckpointError: all copies are torn, the place does not answer, or `deadline_s` is over. Whatever is interrupted,
+    the store shows the whole copy or nothing of it.
+    """
+    download = _Download(remote, path.rstrip("/"), store)
+    threading.Thread(target=download.run, daemon=True, name="download").start()  # file systems have no deadlines
+    try:
+        if not download.ended.wait(deadline_s):
+            raise CheckpointError(
+                f"no copy could be fetched from checkpoints.url within deadlines.upload_s={deadline_s:g} s; raise it, "
+                f"or copy the newest folder of {path} to {store.folder} by hand."
+            )
+    finally:
+        download.is_given_up = True
+    if download.error is not None:
+        raise download.error
+    return download.found
+
+
+class _Download:
+    """Runs in a thread of its own, and does no more than end the call it is in when it is given up."""
+
+    def __init__(self, remote: Remote, path: str, store: CheckpointStore) -> None:
+        self._remote, self._path, self._store = remote, path, store
+        self.found: Checkpoint | None = None
+        self.error: CheckpointError | None = None
+        self.ended = threading.Event()
+        self.is_given_up = False
+
+    def run(self) -> None:
+        try:
+            self.found = self._newest_intact()
+        except CheckpointError as error:
+            self.error = error
+        except Exception as error:  # whatever a file system raises
+            self.error = CheckpointError(
+                f"the copies of checkpoints in {self._path} (checkpoints.url) could not be fetched: {error!r}; see to "
+                "it, and try again."
+            )
+            self.error.__cause__ = error
+        finally:
+            self.ended.set()
+
+    def _newest_intact(self) -> Checkpoint | None:
+        reasons = []
+        for name in reversed(_names(self._remote, self._path)):
+            if self.is_given_up:
+                return None
+            if not self._remote.exists(f"{self._path}/{name}/{MANIFEST}"):
+                continue
+            try:
+                return self._fetch(name)
+            except CheckpointError as error:
+                reasons.append(f"{name}: {error}".rstrip("."))
+            except FileNotFoundError as error:  # other errors of a file system say nothing about the copy
+                reasons.append(f"{name}: a file is missing ({error})")
+            log.warning("the copy %s; it is passed over", reasons[-1])
+            self._store.abandon(step_of(Path(name)))
+        if reasons:
+            raise CheckpointError(
+                f"none of the {len(reasons)} copies in {self._path} (checkpoints.url) is intact. The newest, "
+                f"{reasons[0]}. Start a new run, or put an intact one there."
+            )
+        return None
+
+    def _fetch(self, name: str) -> Checkpoint | None:
+        """CheckpointError when the copy is torn; None when this download is given up."""
+        partial = self._store.begin(step_of(Path(name)))
+        self._remote.get_file(f"{self._path}/{name}/{MANIFEST}", str(partial / MANIFEST))
+        copy = read_checkpoint(partial)  # refuses names that lead out of the folder, before anything is written
+        for file in copy.files:
+            if self.is_given_up:
+                return None
+            (partial / file).parent.mkdir(parents=True, exist_ok=True)
+            self._remote.get_file(f"{self._path}/{name}/{file}", str(partial / file))
+        faults = copy.faults()
+        if faults:
+            raise CheckpointError(f"it is torn: {'; '.join(faults[:3])}")
+        return None if self.is_given_up else self._store.adopt(copy)
 
 
 def _names(remote: Remote, path: str) -> list[str]:

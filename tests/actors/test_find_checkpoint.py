@@ -171,6 +171,23 @@ def test_a_run_whose_checkpoints_are_gone_is_resumed_from_their_copies(run, tmp_
     assert found.checkpoint.faults() == []
 
 
+def test_a_run_whose_checkpoints_are_all_torn_is_resumed_from_their_copies(run, tmp_path):
+    checkpoints = run.checkpoints.model_copy(update={"url": str(tmp_path / "bucket")})
+    config = run.model_copy(update={"checkpoints": checkpoints})
+    (run.run_dir / "config.yaml").write_text(dump_config(config))
+    checkpoint(run, 15)
+    for torn in (run.run_dir / "checkpoints").iterdir():
+        (torn / "rollout.json").write_text("torn")
+    with pytest.raises(CheckpointError, match="none of the 2 checkpoints in"):
+        find_checkpoint(run.run_dir)  # there is no copy
+    shutil.rmtree(run.run_dir / "checkpoints")
+    checkpoint(config, 15)
+    (run.run_dir / "checkpoints" / "step-00000015" / "rollout.json").write_text("torn")
+    found = find_checkpoint(run.run_dir)
+    assert found.checkpoint.step == 15
+    assert found.checkpoint.faults() == []
+
+
 def test_the_samplers_snapshot_is_part_of_a_checkpoint_where_it_is_neither_the_first_nor_the_last_model(run):
     bundle = WeightBundle.from_tensors(layers(), version=12)
     checkpoint(run, 15, snapshot=bundle)
@@ -201,6 +218,16 @@ def test_a_disk_that_is_full_is_an_error_that_names_the_setting(run):
         saver.save(replace(state_after(15)), [GROUP], None, {})  # no learner has made the folder
 
 
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), float("-inf")])
+def test_a_step_whose_metric_is_not_finite_has_a_checkpoint_that_is_never_the_best(run, loss):
+    settings = run.checkpoints.model_copy(update={"keep_best": "learner/loss", "keep_last": 1})
+    saver = Saver(run.model_copy(update={"checkpoints": settings}), fetch=lambda references: references)
+    for step, value in ((15, loss), (16, 0.5), (17, loss)):
+        saver.store.begin(step)
+        saver.save(state_after(step), [GROUP], None, {"learner/loss": value})
+    assert [(each.step, each.metric) for each in saver.store.checkpoints()] == [(16, 0.5), (17, None)]
+
+
 def test_a_metric_or_url_that_does_not_exist_is_refused_with_the_plan(run):
     def check(**settings):
         checkpoints = run.checkpoints.model_copy(update=settings)
@@ -220,6 +247,17 @@ def test_rows_are_kept_byte_for_byte(tmp_path):
     assert path.read_bytes() == b'{"step": 1, "a": "\xc3\xa9"}\n{"step":2}\n'
     keep_rows(tmp_path / "missing.jsonl", last_step=2)
     assert not (tmp_path / "missing.jsonl").exists()
+
+
+@pytest.mark.parametrize("line", [b'{"st', b"[1]", b'{"stop": 2}', b'{"step": null}', b'"\xff"', b""])
+def test_a_broken_line_in_the_middle_is_an_error_that_names_it_and_the_file_stays(tmp_path, line):
+    path = tmp_path / "rows.jsonl"
+    content = b'{"step": 1}\n' + line + b'\n{"step": 3}\n'
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"rows\.jsonl:2 is no row with a step .*; remove the line"):
+        keep_rows(path, last_step=2)
+    assert path.read_bytes() == content
+    assert [each.name for each in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 def test_the_command_takes_no_preset_beside_the_run_and_gives_the_error_its_own_exit_code(run):

@@ -9,7 +9,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from negalign_ray.engines.uploads import Uploader, download_newest, open_remote
-from negalign_ray.errors import ConfigError, UploadError
+from negalign_ray.errors import CheckpointError, ConfigError, UploadError
 from tests.engines.test_checkpoints import names, save, store
 
 
@@ -53,13 +53,17 @@ def uploader(remote, path, *, deadline_s=60.0) -> Uploader:
     return Uploader(remote, path, deadline_s=deadline_s)
 
 
+def download(remote, path, target, *, deadline_s=60.0):
+    return download_newest(remote, path, target, deadline_s=deadline_s)
+
+
 def test_what_was_uploaded_can_be_downloaded_into_an_empty_run(tmp_path, bucket):
     written = save(store(tmp_path / "here"), 12)
     up = uploader(*bucket)
     up.upload(written, keep=[written])
     up.finish()
     assert up.errors == []
-    found = download_newest(*bucket, store(tmp_path / "there"))
+    found = download(*bucket, store(tmp_path / "there"))
     assert found is not None
     assert (found.step, found.files, found.faults()) == (12, written.files, [])
     assert store(tmp_path / "there").newest_intact() == found
@@ -70,8 +74,7 @@ def test_the_other_place_keeps_what_the_run_keeps(tmp_path, bucket):
     for step in (1, 2, 3):
         up.upload(save(target, step), keep=target.checkpoints())
         up.finish()
-    remote, path = bucket
-    assert sorted(Path(entry["name"]).name for entry in remote.ls(path)) == ["step-00000002", "step-00000003"]
+    assert folders(*bucket) == ["step-00000002", "step-00000003"]
 
 
 @pytest.mark.parametrize(("kind", "said"), [(Dead, "no right to write"), (Torn, "connection reset")])
@@ -84,7 +87,7 @@ def test_a_failed_upload_is_a_typed_error_and_the_local_copy_is_complete(tmp_pat
     assert said in str(error)
     assert "local copy is complete" in str(error)
     assert store(tmp_path).newest_intact() == written
-    assert download_newest(kind(), bucket[1], store(tmp_path / "there")) is None, "without a manifest it is no copy"
+    assert download(kind(), bucket[1], store(tmp_path / "there")) is None, "without a manifest it is no copy"
 
 
 def test_an_upload_that_hangs_is_given_up_at_its_deadline(tmp_path, bucket):
@@ -133,6 +136,54 @@ def test_a_slow_place_gets_the_newest_when_it_is_ready_and_what_it_reads_stays_w
     assert up.busy_with is None
 
 
+class HoldsBack(MemoryFileSystem):
+    """Files of the folder `late` arrive when the test says so."""
+
+    cachable = False
+
+    def __init__(self, late: str):
+        super().__init__()
+        self.late, self.go_on = late, threading.Event()
+
+    def put_file(self, lpath, rpath, **settings):
+        if self.late in rpath:
+            self.go_on.wait(60)
+        super().put_file(lpath, rpath, **settings)
+
+
+def folders(remote, path) -> list[str]:
+    return sorted(Path(entry["name"]).name for entry in remote.ls(path))
+
+
+def test_an_upload_that_was_given_up_deletes_nothing_and_copies_no_further_file_when_it_goes_on(tmp_path, bucket):
+    remote, path = HoldsBack("step-00000010"), bucket[1]
+    target, up = store(tmp_path / "here"), uploader(remote, path, deadline_s=0.05)
+    up.upload(save(target, 10), keep=[])
+    [late] = [thread for thread in threading.enumerate() if thread.name == "upload step-00000010"]
+    up.finish()
+    up._deadline_s = 60.0
+    up.upload(save(target, 20), keep=[])
+    up.finish()
+    remote.go_on.set()
+    late.join(60)
+    found = download(remote, path, store(tmp_path / "there"))
+    assert found is not None
+    assert found.step == 20
+    assert not remote.exists(f"{path}/step-00000010/manifest.json")
+    assert len(up.errors) == 1, "it was given up, which is said once"
+    up.upload(save(target, 30), keep=[])
+    up.finish()
+    assert folders(remote, path) == ["step-00000030"], "the next one clears up what it has left"
+
+
+def test_a_copy_of_a_later_step_is_never_deleted(tmp_path, bucket):
+    target, up = store(tmp_path), uploader(*bucket)
+    for step in (10, 30, 20):
+        up.upload(save(target, step), keep=[])
+        up.finish()
+    assert folders(*bucket) == ["step-00000020", "step-00000030"]
+
+
 def test_the_next_checkpoint_is_tried_again_after_a_failure(tmp_path, bucket):
     target, up = store(tmp_path), uploader(Dead(), bucket[1])
     up.upload(save(target, 1), keep=target.checkpoints())
@@ -141,26 +192,93 @@ def test_the_next_checkpoint_is_tried_again_after_a_failure(tmp_path, bucket):
     up.upload(save(target, 2), keep=target.checkpoints())
     up.finish()
     assert len(up.errors) == 1
-    found = download_newest(*bucket, store(tmp_path / "there"))
+    found = download(*bucket, store(tmp_path / "there"))
     assert found is not None
     assert found.step == 2
 
 
-def test_a_torn_copy_is_passed_over_for_the_one_before(tmp_path, bucket):
-    target, up = store(tmp_path / "here"), uploader(*bucket)
-    for step in (1, 2):
+def upload_steps(folder, remote, path, *steps: int) -> None:
+    target, up = store(folder), uploader(remote, path)
+    for step in steps:
         up.upload(save(target, step), keep=target.checkpoints())
         up.finish()
+
+
+@pytest.mark.parametrize("name", ["rollout.json", "manifest.json"])
+def test_a_torn_copy_is_passed_over_for_the_one_before(tmp_path, bucket, name):
+    upload_steps(tmp_path / "here", *bucket, 1, 2)
     remote, path = bucket
-    remote.pipe_file(f"{path}/step-00000002/rollout.json", b"{}")
-    found = download_newest(remote, path, store(tmp_path / "there"))
+    remote.pipe_file(f"{path}/step-00000002/{name}", b"{}")
+    found = download(remote, path, store(tmp_path / "there"))
     assert found is not None
     assert found.step == 1
     assert names(tmp_path / "there") == ["step-00000001"]
 
 
+def test_a_copy_that_lacks_a_file_is_passed_over_and_if_all_do_it_is_an_error(tmp_path, bucket):
+    upload_steps(tmp_path / "here", *bucket, 1, 2)
+    remote, path = bucket
+    remote.rm(f"{path}/step-00000002/rollout.json")
+    found = download(remote, path, store(tmp_path / "there"))
+    assert found is not None
+    assert found.step == 1
+    remote.rm(f"{path}/step-00000001/rollout.json")
+    with pytest.raises(CheckpointError, match=r"none of the 2 copies .* is intact.*step-00000002: a file is missing"):
+        download(remote, path, store(tmp_path / "elsewhere"))
+    assert names(tmp_path / "elsewhere") == []
+
+
+class Unreliable(MemoryFileSystem):
+    """The connection is lost at the second file that is fetched."""
+
+    cachable = False
+
+    def __init__(self):
+        super().__init__()
+        self.fetched = 0
+
+    def get_file(self, rpath, lpath, **settings):
+        self.fetched += 1
+        if self.fetched == 2:
+            raise ConnectionResetError("connection reset")
+        super().get_file(rpath, lpath, **settings)
+
+
+def test_an_interrupted_download_leaves_no_checkpoint_and_can_be_repeated(tmp_path, bucket):
+    upload_steps(tmp_path / "here", *bucket, 1, 2)
+    remote, there = Unreliable(), store(tmp_path / "there")
+    with pytest.raises(CheckpointError, match=r"checkpoints\.url\) could not be fetched: ConnectionResetError"):
+        download(remote, bucket[1], there)
+    assert there.newest_intact() is None, "not a torn one either, which would be an error"
+    found = download(remote, bucket[1], there)
+    assert found is not None
+    assert found.step == 2, "a lost connection says nothing about the copy"
+    assert names(tmp_path / "there") == ["step-00000002"]
+
+
+@pytest.mark.parametrize("call", ["exists", "ls", "get_file"])
+def test_a_place_that_does_not_answer_is_given_up_at_the_deadline(tmp_path, bucket, call):
+    upload_steps(tmp_path / "here", *bucket, 1)
+    over = threading.Event()
+    remote = type("Silent", (MemoryFileSystem,), {"cachable": False, call: lambda *_, **__: over.wait(60)})()
+    with pytest.raises(CheckpointError, match=r"within deadlines\.upload_s=0\.05 s"):
+        download(remote, bucket[1], store(tmp_path / "there"), deadline_s=0.05)
+    over.set()
+    assert store(tmp_path / "there").newest_intact() is None
+
+
+def test_a_copy_takes_the_place_of_a_torn_checkpoint_of_its_step(tmp_path, bucket):
+    upload_steps(tmp_path, *bucket, 1, 2)
+    for name in names(tmp_path):
+        (tmp_path / "checkpoints" / name / "rollout.json").write_text("torn")
+    found = download(*bucket, store(tmp_path))
+    assert found is not None
+    assert store(tmp_path).newest_intact() == found
+    assert names(tmp_path) == ["step-00000001", "step-00000002"]
+
+
 def test_an_empty_place_holds_no_checkpoint(tmp_path, bucket):
-    assert download_newest(*bucket, store(tmp_path)) is None
+    assert download(*bucket, store(tmp_path)) is None
 
 
 def test_any_folder_or_url_that_fsspec_knows_will_do(tmp_path):
@@ -171,7 +289,7 @@ def test_any_folder_or_url_that_fsspec_knows_will_do(tmp_path):
         up.upload(written, keep=[written])
         up.finish()
         assert up.errors == []
-        assert download_newest(remote, path, store(tmp_path / uuid.uuid4().hex)) is not None
+        assert download(remote, path, store(tmp_path / uuid.uuid4().hex)) is not None
 
 
 def test_an_unknown_scheme_or_a_password_in_the_url_is_refused_before_anything_starts():
