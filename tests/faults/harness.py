@@ -63,7 +63,7 @@ class Scene:
         while time.monotonic() < deadline_s and not self.is_over.wait(POLL_S):
             try:
                 found = moment()
-            except ValueError:  # the conductor has no name yet
+            except (ValueError, ray.exceptions.GetTimeoutError):  # the conductor has no name yet, or much to do
                 found = None
             if found:
                 return found

@@ -57,7 +57,7 @@ def test_a_sampler_that_hangs_is_replaced_after_its_deadline(toy_config, report,
 
 @pytest.mark.parametrize("role", ["scorer", "reference"])
 def test_a_scorer_or_reference_killed_at_work_is_replaced_and_asked_again(toy_config, report, role):
-    config = toy_config(f"scorers.heads={SLOW_HEAD}", *SLOW_REFERENCE)
+    config = toy_config(*STEPS, f"scorers.heads={SLOW_HEAD}", *SLOW_REFERENCE)
     with sabotage(config, strike(role, kill)) as saboteur:
         summary = train(config)
     require_sound(config, summary)
@@ -70,7 +70,7 @@ def test_a_scorer_or_reference_killed_at_work_is_replaced_and_asked_again(toy_co
 @pytest.mark.parametrize("role", ["scorer", "reference"])
 def test_a_scorer_or_reference_that_hangs_is_replaced_after_its_deadline(toy_config, report, role):
     deadlines = ("deadlines.score_s=15", "deadlines.reference_s=15")
-    config = toy_config(f"scorers.heads={SLOW_HEAD}", *SLOW_REFERENCE, *deadlines)
+    config = toy_config(*STEPS, f"scorers.heads={SLOW_HEAD}", *SLOW_REFERENCE, *deadlines)
     with sabotage(config, strike(role, freeze)) as saboteur:
         summary = train(config)
     require_sound(config, summary)
