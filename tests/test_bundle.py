@@ -116,6 +116,9 @@ def test_a_module_that_is_installed_is_expected_there_and_one_that_is_nowhere_is
 def test_more_files_are_taken_along_when_asked_for(project):
     bundle = bundle_of("data.path=/x.jsonl", include=[project / "secrets.txt", project / "judge"])
     assert names(bundle) == {"secrets.txt", "judge/card.json", "judge/weights"}
+    (project / "judge" / "config.yaml").write_text("learners: {steps: 1}")
+    with pytest.raises(ConfigError, match=r"the job has a config\.yaml of its own; rename yours"):
+        bundle_of("data.path=/x.jsonl", include=[project / "judge" / "config.yaml"])
     with pytest.raises(ConfigError, match=r"--include nothing: there is no such file"):
         bundle_of("data.path=/x.jsonl", include=[project.__class__("nothing")])
 

@@ -104,6 +104,7 @@ class Conductor:
         self._step = state.step
         for row in read_metrics(self._config.run_dir):
             self._guards.observe(int(row["step"] or 0), row)  # they know again what they knew
+        self._guards.rearm()
         self._record(Event(EventKind.RESUME, f"the run goes on from {checkpoint.name}"))
 
     async def start(self) -> None:
@@ -296,6 +297,7 @@ class Conductor:
             is_stopping=self._is_stopping,
             step=self._step,
             rollout=self._rollout,
+            serving=self._elastic.serving if self._elastic else {},
             activities=self.activities(),
             rows=tuple(self._rows),
             events=await asyncio.to_thread(read_events, self._config.run_dir),

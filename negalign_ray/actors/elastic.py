@@ -49,6 +49,11 @@ class Elastic:
         return {name: scaler.num for name, scaler in self._scalers.items()}
 
     @property
+    def serving(self) -> dict[str, tuple[int, ...]]:
+        """Ranks, by role."""
+        return {ROLE[name]: tuple(scaler.ranks) for name, scaler in self._scalers.items()}
+
+    @property
     def changed(self) -> dict[str, int]:
         """How many are wanted where that is no longer what the settings say: what a resumed run starts with."""
         return {

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from negalign_ray.config import Config
@@ -71,6 +72,7 @@ def make_overview(
     is_stopping: bool,
     step: int,
     rollout: Rollout | None,  # None = the roles are not ready yet
+    serving: Mapping[str, Sequence[int]],  # ranks of the roles that come and go, once they are there
     activities: Sequence[Activity],
     rows: Sequence[Row],  # of metrics, newest last
     events: Sequence[Event],
@@ -85,20 +87,26 @@ def make_overview(
         step=step,
         num_steps=learners.steps,
         sampler_version=rollout.sampler_version if rollout else 0,
-        roles=role_states(config, activities, is_ready=rollout is not None),
+        roles=role_states(config, activities, is_ready=rollout is not None, serving=serving),
         queues=Queues(num_buffered - num_ready, num_ready, config.sampling.buffer_groups),
         pace=pace_of(rows, groups_per_step=learners.groups_per_step, steps_left=learners.steps - step),
         errors=error_lines(events),
     )
 
 
-def role_states(config: Config, activities: Sequence[Activity], *, is_ready: bool) -> tuple[RoleState, ...]:
+def role_states(
+    config: Config,
+    activities: Sequence[Activity],
+    *,
+    is_ready: bool,
+    serving: Mapping[str, Sequence[int]] = MappingProxyType({}),
+) -> tuple[RoleState, ...]:
     """What each role does; one that nobody has called yet waits for its first call, or is still starting."""
     known = {(each.role, each.rank): each for each in activities}
     configured = [("sampler", config.samplers.num), ("learner", config.learners.num)]
     if config.scorers.heads:
         configured.append(("scorer", config.scorers.num))
-    expected = {(role, rank) for role, num in configured for rank in range(num)}
+    expected = {(role, rank) for role, num in configured for rank in serving.get(role, range(num))}
     first = "idle" if is_ready else "starting"
     return tuple(
         RoleState(*key, each.doing, round(each.for_s, 1), each.weight_version, each.works, round(each.busy_s, 1))

@@ -44,6 +44,11 @@ def check_checkpoints(checkpoints: CheckpointsConfig) -> None:
     if checkpoints.url is not None:
         open_remote(checkpoints.url)
     if checkpoints.keep_best is not None:
+        if checkpoints.keep_best.startswith("eval/"):
+            raise ConfigError(
+                f"checkpoints.keep_best={checkpoints.keep_best!r} is measured after its checkpoint has been written; "
+                "name a metric of every step, such as learner/heldout_negative_logprob_nats or sampler/entropy_nats."
+            )
         try:
             metric_for(checkpoints.keep_best)
         except UnknownMetricError:

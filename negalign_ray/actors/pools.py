@@ -176,19 +176,24 @@ class PoolTeam:
 
     @property
     def ranks(self) -> Sequence[int]:
-        return self._pools[0].ranks if self._pools else ()
+        """That serve in every pool; one that was lost in some of them is missing."""
+        return tuple(rank for rank in self._pools[0].ranks if not self._without(rank)) if self._pools else ()
+
+    def _without(self, rank: int) -> list[Pool]:
+        return [pool for pool in self._pools if rank not in pool.ranks]
 
     async def join(self, rank: int) -> None:
+        missing = self._without(rank)
         try:
-            for pool in self._pools:
+            for pool in missing:
                 await pool.bring_up(rank)
             async with self._updating:
-                for pool in self._pools:
+                for pool in missing:
                     await self._catch_up(pool, rank)
-                for pool in self._pools:
+                for pool in missing:
                     pool.admit(rank)
         except BaseException:
-            for pool in self._pools:
+            for pool in missing:
                 pool.end(rank)
             raise
 

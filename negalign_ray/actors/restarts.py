@@ -23,14 +23,17 @@ log = logging.getLogger(__name__)
 Attempt = Callable[[Plan, Path | None], dict[str, Any]]  # plan, checkpoint to go on from -> summary
 
 
-def with_restarts(plan: Plan, attempt: Attempt, *, resume_from: Path | None = None) -> dict[str, Any]:
-    """The summary of the attempt that came to an end; the error of the last one where none did."""
+def with_restarts(
+    plan: Plan, attempt: Attempt, *, resume_from: Path | None = None, is_unwanted: Callable[[], bool] = lambda: False
+) -> dict[str, Any]:
+    """The summary of the attempt that came to an end; the error of the last one where none did, or where by then the
+    run was to end anyway (`is_unwanted`)."""
     left = plan.config.learners.restarts
     while True:
         try:
             return attempt(plan, resume_from)
         except (DiedError, LostObjectError) as error:
-            if (isinstance(error, DiedError) and error.role != "learner") or left == 0:
+            if (isinstance(error, DiedError) and error.role != "learner") or left == 0 or is_unwanted():
                 raise
             try:
                 resumption = find_checkpoint(plan.config.run_dir)

@@ -68,6 +68,9 @@ def rewind(resumption: Resumption) -> None:
     """Bring the run directory to the checkpoint's step: later metrics, samples and results will be made again."""
     config, step = resumption.config, resumption.checkpoint.step
     run_dir = config.run_dir
+    settings = run_dir / ".config.yaml.tmp"
+    settings.write_text(dump_config(config))
+    settings.replace(run_dir / "config.yaml")  # first and whole: without it nothing of the run can be resumed
     CheckpointStore(run_dir, config.checkpoints).discard_after(step)
     for path in (run_dir / FILE_NAME, *sorted((run_dir / "samples").glob("rank-*.jsonl"))):
         keep_rows(path, last_step=step)
@@ -75,7 +78,6 @@ def rewind(resumption: Resumption) -> None:
         (run_dir / name).unlink(missing_ok=True)
     for name in ("model", "ray_train"):
         shutil.rmtree(run_dir / name, ignore_errors=True)
-    (run_dir / "config.yaml").write_text(dump_config(config))
     log.info("resuming %s at step %d of %d", config.run.name, step, config.learners.steps)
 
 

@@ -6,6 +6,7 @@ plan --> cluster --> conductor (samplers, scorers, references) --> learners --> 
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -79,13 +80,15 @@ def _carry_through(
     started_s = time.perf_counter() - time_so_far(plan.config.run_dir)  # of a resumed run: what it took before
     write_card(plan)
 
+    stop_asked = threading.Event()
+
     def attempt(plan: Plan, resume_from: Path | None) -> dict[str, Any]:
         plan = with_learners_that_fit(plan)
         with cluster(plan):
-            return _Run(plan, on_status, base_cache, resume_from).execute()
+            return _Run(plan, on_status, base_cache, resume_from, stop_asked).execute()
 
     with shared_cluster(namespace_of(plan.config.run.name)), announced(plan.config.run_dir), sigterm_interrupts():
-        summary = with_restarts(plan, attempt, resume_from=resume_from)
+        summary = with_restarts(plan, attempt, resume_from=resume_from, is_unwanted=stop_asked.is_set)
     summary["wall_s"] = time.perf_counter() - started_s
     write_summary(plan.config.run_dir, summary)
     try_report(plan.config)
@@ -114,10 +117,16 @@ def _guard_rows(status: Status) -> dict[str, Any]:
 
 class _Run:
     def __init__(
-        self, plan: Plan, on_status: OnStatus, base_cache: Path | None, resume_from: Path | None = None
+        self,
+        plan: Plan,
+        on_status: OnStatus,
+        base_cache: Path | None,
+        resume_from: Path | None,
+        stop_asked: threading.Event,
     ) -> None:
+        """`stop_asked` is set when somebody wants the run to end early, here or elsewhere, or a guard does."""
         self._plan, self._config, self._on_status = plan, plan.config, on_status
-        self._resume_from = resume_from
+        self._resume_from, self._stop_asked = resume_from, stop_asked
         base_cache = base_cache or plan.config.run_dir / BASE_FOLDER
         self._evaluation = None
         if plan.config.evaluation.enabled:
@@ -137,7 +146,10 @@ class _Run:
         self._conductor = start_conductor(self._plan, self._resume_from)
         try:
             self._trainer = Background(make_trainer(self._plan, self._conductor, resume_from=self._resume_from).fit)
-            wait_until_ready({"conductor-0": self._conductor.ready.remote()}, deadline_s=self._config.deadlines.start_s)
+            deadlines = self._config.deadlines
+            # Its own start, a place for all roles, their start, that of a scorer for evaluations: each has a deadline.
+            ready_s = 3 * deadlines.start_s + deadlines.place_s
+            wait_until_ready({"conductor-0": self._conductor.ready.remote()}, deadline_s=ready_s)
             summary = self._evaluate_train_evaluate()
             summary["failed_uploads"] = self._finish_uploads()
         except BaseException as error:
@@ -205,21 +217,24 @@ class _Run:
     def _watch(self, trainer: "Background") -> None:
         """Until the learners are done. The first Ctrl-C or SIGTERM asks them to stop after this step, a second Ctrl-C
         gives up; so does the watchdog when nothing moves."""
-        stopping = False
+        interrupted = False
         watchdog, started_s = Watchdog(stall_s=self._config.deadlines.stall_s), time.monotonic()
         while trainer.is_running:
             try:
                 trainer.wait(0.5)
                 status = self._status()
-                self._tell("stopping" if stopping or status.is_stopping else "training", status)
+                if status.is_stopping:
+                    self._stop_asked.set()
+                self._tell("stopping" if self._stop_asked.is_set() else "training", status)
                 self._require_learners(status, waited_s=time.monotonic() - started_s)
                 still_s = watchdog.look(status.moves)
                 if still_s is not None:
                     raise self._stall(self._call("activities"), still_s=still_s)
             except KeyboardInterrupt:
-                if stopping:
+                if interrupted:
                     raise
-                stopping = True
+                interrupted = True
+                self._stop_asked.set()
                 self._call("stop")
         status = self._status()
         self._tell("training", status)

@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -95,10 +96,14 @@ def _open(file: Path) -> BinaryIO:
 
 
 def _jsonl_rows(file: Path) -> Iterator[SourceRow]:
+    number = 0
     with _open(file) as stream:
-        for number, line in enumerate(stream, start=1):
-            if line.strip():
-                yield _json_row(number, line)
+        try:
+            for number, line in enumerate(stream, start=1):
+                if line.strip():
+                    yield _json_row(number, line)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(f"{file}: the archive is damaged after line {number} ({error}); make it again.") from error
 
 
 def _json_row(number: int, line: bytes) -> SourceRow:

@@ -21,6 +21,7 @@ ROLE_NAMES = {
     "model": "assistant",
 }
 TURN = re.compile(r"\n\n(Human|Assistant):")
+ASKS = "\n\nAssistant:"  # the end of a transcript that waits for an answer
 
 
 class Kind(StrEnum):
@@ -103,8 +104,8 @@ def read_prompt(value: Any, where: str) -> Messages:
         turns = read_messages(value, where)
     else:
         text = read_text(value, where)
-        is_transcript = text.startswith("Human:") and text.endswith("\n\nAssistant:")
-        turns = read_transcript(text, where)[:-1] if is_transcript else (("user", text),)
+        is_transcript = text.startswith("Human:") and text.endswith(ASKS)
+        turns = read_transcript(text.removesuffix(ASKS), where) if is_transcript else (("user", text),)
     return require_question(turns, where)
 
 

@@ -56,6 +56,8 @@ def check_versions(facts: Facts) -> Iterator[Finding]:
         found = f"{requirement.by} needs {requirement.name}{requirement.specifier}, and "
         found += f"{requirement.name} {there} is installed" if there else "it is not installed"
         install = f"{facts.executable} -m pip install '{requirement.name}{requirement.specifier}'"
+        if "+" in str(requirement.specifier):  # a local build, which pip finds by itself nowhere
+            install = "make setup"
         yield Finding("versions", "problem", found, f"run `{install}`")
     if not wrong and facts.requirements:
         shown = ", ".join(f"{n} {facts.packages[n]}" for n in SHOWN if n in facts.packages)

@@ -63,6 +63,8 @@ def win_row(outcomes: Sequence[float | None], *, judge: str, prompts: str, resam
     known = [outcome for outcome in outcomes if outcome is not None]
     interval = asdict(rate_interval(known, resamples=resamples, seed=seed))  # exact where all agree
     wins, losses = known.count(WIN), known.count(LOSS)
+    if not wins + losses:
+        interval |= {"low": None, "high": None}  # ties alone say nothing of how often one would win
     return {
         "judge": judge,
         "prompts": prompts,

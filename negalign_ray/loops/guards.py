@@ -102,6 +102,11 @@ class Guards:
         firings = (watch.observe(step, row) for watch in self._watches)
         return [firing for firing in firings if firing is not None]
 
+    def rearm(self) -> None:
+        """Those that would have ended the run by now fire again where their values are still too bad."""
+        for watch in self._watches:
+            watch.fired = watch.fired and watch.rule.config.action == "warn"
+
     def readings(self) -> list[Reading]:
         """Of every guard that has seen enough, as it is now."""
         return [

@@ -43,6 +43,11 @@ class Scaler:
         self._not_before_s, self._pause_s = 0.0, FIRST_PAUSE_S
 
     @property
+    def ranks(self) -> Sequence[int]:
+        """That serve now."""
+        return self._team.ranks
+
+    @property
     def num(self) -> int:
         """That serve now."""
         return len(self._team.ranks)

@@ -91,7 +91,7 @@ class TrainingLoop:
             sample_vitals(sums, counts, groups, done.logprobs_N, references=self._needs.references)
         stats = self.learner.step()
         if not math.isfinite(stats.grad_norm):
-            raise self._non_finite("gradient norm", stats.grad_norm, mine)
+            raise self._non_finite("gradient norm", stats.grad_norm, mine, batch.step)
         computed = time.perf_counter()
 
         self.save_samples(batch.step, mine)
@@ -143,7 +143,7 @@ class TrainingLoop:
         # An empty share adds a zero that depends on the parameters, so that this rank joins every collective.
         total = output.loss_G.sum() if groups else logprobs_N.sum() * 0.0
         if not torch.isfinite(total):
-            raise self._non_finite("loss", total.item(), groups)
+            raise self._non_finite("loss", total.item(), groups, batch.step)
         self.learner.backward(total / len(batch.handles), is_last=is_last)
         return _MicroBatch(output, figures(tensors, needs), logprobs_N.detach())
 
@@ -163,7 +163,8 @@ class TrainingLoop:
                 micro_batch_tokens=self.config.micro_batch_tokens,
             )
 
-    def _non_finite(self, what: str, value: float, groups: Sequence[Group]) -> NonFiniteError:
+    def _non_finite(self, what: str, value: float, groups: Sequence[Group], step: int) -> NonFiniteError:
+        self.save_samples(step, groups)  # for the reader of the message: it is no longer done after the step
         ids = [group.order_id for group in groups]
         return NonFiniteError(
             f"{what} is {value} for the groups {ids} (rows samples/*.jsonl with these order ids); "

@@ -77,6 +77,8 @@ def make_bundle(config: Config, *, include: Sequence[Path] = (), limit_bytes: in
     for path in include:
         if not path.exists():
             raise ConfigError(f"--include {path}: there is no such file or folder.")
+        if path.resolve().name in (CONFIG_FILE, INPUTS):
+            raise ConfigError(f"--include {path}: the job has a {path.resolve().name} of its own; rename yours.")
         files += _packed(path.resolve(), path.resolve().name, "--include")
     once = {file.name: file for file in files}
     bundle = Bundle(Config.model_validate(tree), tuple(once.values()), absolute)

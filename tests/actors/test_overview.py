@@ -50,12 +50,14 @@ def test_a_role_that_nobody_has_called_yet_is_shown_too():
     assert states["sampler", 1] == RoleState("sampler", 1, "idle", None, None)
     assert states["learner", 0].doing == "idle"
     assert role_states(config, [], is_ready=False)[0].doing == "starting"
+    left = role_states(config, [], is_ready=True, serving={"sampler": (1,)})
+    assert [each.rank for each in left if each.role == "sampler"] == [1], "one that has left is not idle"
 
 
 def test_a_run_that_is_asked_to_stop_is_stopping_as_long_as_it_trains():
     def phase(current: str) -> str:
         config = load_config(preset="quickstart")
-        facts = {"step": 0, "rollout": None, "activities": (), "rows": (), "events": ()}
+        facts = {"step": 0, "rollout": None, "serving": {}, "activities": (), "rows": (), "events": ()}
         return make_overview(config, phase=current, is_stopping=True, **facts).phase
 
     assert phase("training") == "stopping"

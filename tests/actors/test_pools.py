@@ -191,6 +191,26 @@ def test_two_pools_of_references_grow_together_or_not_at_all():
     asyncio.run(scenario())
 
 
+def test_a_rank_that_one_pool_has_lost_comes_back_there_and_the_other_pool_s_serves_on():
+    async def scenario() -> None:
+        stage, held = Stage(), FakeReservations()
+        pools = [make_pool(2, stage=stage, held=held, name=f"reference-{name}") for name in ("rpos", "rneg")]
+        team = make_team(*pools)
+        pools[0].expel(1)
+        assert team.ranks == (0,)
+        held.room = 3
+        with pytest.raises(PlacementError):
+            await team.join(1)
+        assert (pools[1].ranks, stage.made[3].alive) == ((0, 1), True), "what serves is not touched"
+        held.room = 4
+        await team.join(1)
+        assert [pool.ranks for pool in pools] == [(0, 1), (0, 1)]
+        assert len(stage.made) == 5
+        assert team.ranks == (0, 1)
+
+    asyncio.run(scenario())
+
+
 def test_one_that_dies_while_its_node_goes_down_starts_elsewhere():
     async def scenario() -> None:
         held = FakeReservations()

@@ -77,6 +77,13 @@ def test_each_death_costs_a_restart_and_the_last_one_ends_the_run(run):  # noqa:
     assert attempts.began_with == [None, "step-00000010", "step-00000010"]
 
 
+def test_a_run_that_was_to_end_is_not_restarted(run):  # noqa: F811
+    attempts = Attempts(DEATH)
+    with pytest.raises(DiedError, match="has died"):
+        with_restarts(plan_of(run, 3), attempts, is_unwanted=lambda: True)
+    assert len(attempts.began_with) == 1
+
+
 @pytest.mark.parametrize(
     ("error", "restarts"),
     [

@@ -86,6 +86,8 @@ def test_transcripts_that_differ_before_the_last_answer_are_broken():
 def test_a_prompt_may_be_a_transcript_that_waits_for_the_assistant():
     row = {"prompt": "\n\nHuman: Hi\n\nAssistant: A\n\nHuman: B\n\nAssistant:", "rejected": "No"}
     assert read(row)[1] == (("user", "Hi"), ("assistant", "A"), ("user", "B"))
+    answered = {"prompt": "\n\nHuman: Hi\n\nAssistant: A\n\nAssistant:", "rejected": "No"}
+    assert kind_of(answered) is Kind.MALFORMED, "no turn of it is lost"
 
 
 def test_chat_messages_may_stand_for_every_text():

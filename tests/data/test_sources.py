@@ -37,6 +37,14 @@ def test_lines_that_are_not_json_objects_become_faults_not_exceptions(tmp_path):
     assert rows[4].fault == "not UTF-8 at byte 7 of the line"
 
 
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"no" + data[2:]], ids=["cut", "no gzip"])
+def test_a_damaged_archive_is_a_data_error(tmp_path, damage):
+    file = tmp_path / "a.jsonl.gz"
+    file.write_bytes(damage(gzip.compress(b"\n".join(json.dumps(ROWS[0]).encode() for _ in range(3)))))
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz: the archive is damaged after line \d"):
+        list(read_rows(str(file)))
+
+
 def test_gzipped_jsonl_is_read_as_it_is(tmp_path):
     file = tmp_path / "a.jsonl.gz"
     file.write_bytes(gzip.compress(json.dumps(ROWS[0]).encode()))

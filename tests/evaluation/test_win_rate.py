@@ -59,6 +59,8 @@ def test_wins_alone_are_no_certainty():
 
 
 def test_nothing_that_could_be_read_gives_no_rate():
+    row = win_row([TIE] * 9, **SETTINGS)
+    assert row["win_rate"] == {"mean": 0.5, "low": None, "high": None}
     row = win_row([None, None], **SETTINGS)
     assert (row["num"], row["unreadable"], row["win_rate"]["mean"], row["p_value"]) == (0, 2, None, 1.0)
 

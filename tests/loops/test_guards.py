@@ -160,3 +160,12 @@ def test_readings_tell_how_near_each_guard_is_once_it_has_seen_enough():
     for step in range(6, 11):
         guards.observe(step, {"learner/kl_nats": -0.3})
     assert [(each.guard, each.fired) for each in guards.readings()] == [("kl", False), ("own_answers", True)]
+
+
+def test_a_guard_that_ended_a_run_fires_again_in_the_resumed_one():
+    config = GuardsConfig.model_validate({"kl": {"window": 1, "limit": 0.1}})
+    guards = Guards(config)
+    assert guards.observe(1, {"learner/kl_nats": 0.3})
+    assert not guards.observe(2, {"learner/kl_nats": 0.3}), "once, until it has recovered"
+    guards.rearm()
+    assert [firing.guard for firing in guards.observe(3, {"learner/kl_nats": 0.3})] == ["kl"]

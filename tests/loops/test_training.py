@@ -153,10 +153,11 @@ def test_a_stop_request_ends_the_loop_after_the_step_under_way():
 
 def test_a_non_finite_loss_names_the_groups_and_never_reaches_the_optimizer():
     policy = TablePolicy(start=float("nan"))
-    source = ListSource([make_group(11), make_group(12)])
+    source, saved = ListSource([make_group(11), make_group(12)]), []
     with pytest.raises(NonFiniteError, match=r"learner\[0\]: loss is nan for the groups \[11, 12\]"):
-        make_loop(policy, source).run()
+        replace(make_loop(policy, source), save_samples=lambda step, groups: saved.append((step, len(groups)))).run()
     assert source.reports == []
+    assert saved == [(0, 2)], "the message says where they are"
 
 
 def test_the_log_prob_of_followed_answers_is_measured_before_the_update_of_every_nth_step():
