@@ -225,16 +225,15 @@ class ConductorSource:
         from negalign_ray.engines.weights import WeightBundle
 
         bundle = WeightBundle.from_tensors(tensors, version=version, dtype=self._sampler_dtype)
-        kept = ray.put(bundle, _owner=self._conductor)  # samplers may need it when this process has ended
         if self._courier is None:
-            self._publishing = self._conductor.publish.remote(version, [kept])
+            self._publishing = self._conductor.publish.remote(version, [ray.put(bundle)])
             return
         self._finish_publish()
-        self._publishing = self._conductor.publish.remote(version, [kept], self._courier.offer(bundle))
+        self._publishing = self._conductor.publish.remote(version, [ray.put(bundle)], self._courier.offer(bundle))
         self._courier.carry(bundle)
 
     def finish(self) -> None:
-        """Before this process ends: samplers may still read from its GPU, and a failure is this rank's to tell."""
+        """Before this process ends, and its objects with it: samplers may still read the last weights."""
         self._finish_publish()
 
     def report(self, report: StepReport) -> None:

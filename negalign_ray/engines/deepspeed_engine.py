@@ -170,11 +170,14 @@ class DeepSpeedEngine:
             dist.barrier()
         if dist.get_rank() != 0:
             return []
-        return [(name, tensor.to(dtype)) for name, tensor in merged_weights(named, self._lora_scaling)]
+        return list(merged_weights(named, self._lora_scaling, dtype))
 
     def export(self, path: Path | str, tokenizer_folder: Path | str, *, dtype: torch.dtype | None = None) -> None:
-        """Write a Hugging Face folder (rank 0; atomic), tokenizer and chat template included. Collective."""
-        weights = self.gather_weights(dtype)
+        """Write a Hugging Face folder (rank 0; atomic), tokenizer and chat template included. Collective.
+
+        Without `dtype`: the compute dtype; with LoRA float32, which keeps all that was trained.
+        """
+        weights = self.gather_weights(dtype or (torch.float32 if self._lora_scaling else None))
         if dist.get_rank() == 0:
             write_model_folder(Path(path), weights, model=self.hf_model, tokenizer_folder=Path(tokenizer_folder))
         dist.barrier()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
@@ -35,10 +36,14 @@ def lora_scaling(model: nn.Module) -> dict[str, float]:
     return {name: module.scaling[ADAPTER] for name, module in model.named_modules() if isinstance(module, LoraLinear)}
 
 
-def merged_weights(named: Mapping[str, Tensor], scaling: Mapping[str, float]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors under the names of the original state dict, in its dtype; `named` itself is left untouched.
+def merged_weights(
+    named: Mapping[str, Tensor], scaling: Mapping[str, float], dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """Tensors under the names of the original state dict, in `dtype`; `named` itself is left untouched.
 
         q_proj.base_layer.weight + scaling * lora_B.weight @ lora_A.weight (in float32) -> q_proj.weight
+
+    bfloat16 keeps three digits of a sum: an adapter that is still small beside its layer is mostly rounded away.
 
     `named` holds the injected model's full tensors by parameter name, `scaling` comes from `lora_scaling`.
     """
@@ -47,14 +52,14 @@ def merged_weights(named: Mapping[str, Tensor], scaling: Mapping[str, float]) ->
             continue
         module, _, leaf = name.rpartition(".base_layer.")
         if not module:
-            yield name, tensor
+            yield name, tensor.to(dtype)
         elif leaf == "weight":
             down_RI = named[f"{module}.lora_A.{ADAPTER}.weight"]
             up_OR = named[f"{module}.lora_B.{ADAPTER}.weight"]
             delta_OI = scaling[module] * (up_OR.float() @ down_RI.float())
-            yield f"{module}.weight", (tensor.float() + delta_OI).to(tensor.dtype)
+            yield f"{module}.weight", (tensor.float() + delta_OI).to(dtype)
         else:
-            yield f"{module}.{leaf}", tensor
+            yield f"{module}.{leaf}", tensor.to(dtype)
 
 
 def _check_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> None:

@@ -26,13 +26,26 @@ def test_merged_weights_equal_those_of_pefts_merge_and_unload(toy_model):
     expected = dict(peft_model.merge_and_unload().named_parameters())
 
     named = dict(ours.named_parameters())
-    merged = dict(merged_weights(named, lora_scaling(ours)))
+    merged = dict(merged_weights(named, lora_scaling(ours), torch.float32))
 
     assert merged.keys() == expected.keys() == base.keys()
     torch.testing.assert_close(merged, {name: parameter.detach() for name, parameter in expected.items()})
     q = "model.layers.0.self_attn.q_proj"
     assert not torch.equal(merged[f"{q}.weight"], base[f"{q}.weight"])
     assert torch.equal(named[f"{q}.base_layer.weight"], base[f"{q}.weight"])  # still the base
+
+
+def test_a_small_adapter_of_a_bfloat16_model_survives_in_float32_alone():
+    base = torch.full((2, 2), 1.0, dtype=torch.bfloat16)
+    named = {
+        "q.base_layer.weight": base,
+        "q.lora_A.default.weight": torch.ones(1, 2, dtype=torch.bfloat16),
+        "q.lora_B.default.weight": torch.full((2, 1), 2.0**-10, dtype=torch.bfloat16),
+    }
+    for dtype, expected in ((torch.float32, 1 + 2.0**-10), (torch.bfloat16, 1.0)):
+        merged = dict(merged_weights(named, {"q": 1.0}, dtype))["q.weight"]
+        assert merged.dtype == dtype
+        assert merged.float().unique().tolist() == [expected]
 
 
 def test_only_adapters_train_and_all_linear_leaves_the_head_alone(toy_model):
