@@ -74,7 +74,7 @@ def _figure_row(summary: Mapping[str, Any], key: str) -> FigureRow:
     return FigureRow(
         key=key,
         title=figure["title"],
-        better=BETTER[figure["better"]],
+        better=BETTER.get(figure["better"], ""),
         before=side_cell(summary, "before", key),
         after=side_cell(summary, "after", key),
         change=change_cell(change),
