@@ -76,8 +76,7 @@ class _Measured:
     def of(cls, run: RunFiles) -> "_Measured":
         try:
             side = Side.from_json(run.sides["after"])
-            heads = [_head(name, head) for name, head in run.summary["heads"].items()]
-            figures = pooled([figures_of(side, heads)])
+            figures = pooled([figures_of(side, heads_of(run))])
         except (KeyError, TypeError, ValueError, NegalignError):  # an older layout, or a run that is not finished
             return cls(None)
         prompts = hashlib.sha256("\0".join(evaluated_prompts(run.path)).encode()).hexdigest()
@@ -88,8 +87,12 @@ class _Measured:
         return cls(figures, prompts, json.dumps(settings))
 
 
-def _head(name: str, head: Mapping[str, Any]) -> HeadConfig:
-    return HeadConfig(name=name, kind=head["kind"], target="", direction=head["direction"], threshold=head["threshold"])
+def heads_of(run: RunFiles) -> list[HeadConfig]:
+    """The judges of the evaluation, enough of them to name figures. KeyError for a summary of an older layout."""
+    return [
+        HeadConfig(name=name, kind=head["kind"], target="", direction=head["direction"], threshold=head["threshold"])
+        for name, head in run.summary["heads"].items()
+    ]
 
 
 def _why_unpaired(first: _Measured, other: _Measured) -> str:
