@@ -278,6 +278,7 @@ METRICS: dict[str, Metric] = {
     ),
     "sampler/weights_s": Metric("s", "Seconds of one weight update on a sampler.", "Near deadlines.weights_s."),
     # scorer
+    "scorer/num": Metric("count", "Scorers that take groups.", "Below scorers.num: see events.jsonl, why one is gone."),
     "scorer/busy_s": Metric("s", "Seconds spent scoring, summed over scorers.", "Above learner/step_s: add scorers."),
     "scorer/failed": Metric(
         TOTAL, "Groups dropped because a head failed for good, so far.", "Above 0: read the scorer's log."
@@ -306,6 +307,11 @@ METRICS: dict[str, Metric] = {
         "Near the negatives' score: the head cannot tell them apart.",
     ),
     # reference
+    "reference/num": Metric(
+        "count",
+        "References that take groups, of each reference model.",
+        "Below references.num: see events.jsonl, why one is gone.",
+    ),
     "reference/busy_s": Metric(
         "s",
         "Seconds spent on reference log-probs; of references that share a wave, the busiest one's.",

@@ -206,7 +206,7 @@ class Conductor:
     def _finish_step(self, reports: Sequence[StepReport]) -> list[Firing]:
         step = reports[0].step
         batch = Batch(step, self._loop.buffer.take(step))
-        self._last_metrics = merge_reports(reports, batch, rollout=self._loop)
+        self._last_metrics = merge_reports(reports, batch, rollout=self._loop) | self._fleet.sizes
         row = self._metrics.write(step + 1, self._last_metrics)
         self._rows.append(row)
         self._step = step + 1

@@ -1,5 +1,7 @@
 """What a run would do, before anything starts: who sits where, the batch arithmetic, and the memory of each role."""
 
+from collections.abc import Iterator
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -8,9 +10,24 @@ from negalign_ray.actors.cluster import placements
 from negalign_ray.actors.memory import GIB, role_memory
 from negalign_ray.actors.plan import Plan
 
+MIN_PROMPTS = 30  # show a change by half a standard deviation of the differences four times of five
+
 
 def describe(plan: Plan) -> RenderableType:
-    return Group(roles_table(plan), Text(), *(Text(line) for line in batch_lines(plan)))
+    warnings = (Text(f"warning: {warning}", style="yellow") for warning in evaluation_warnings(plan))
+    return Group(roles_table(plan), Text(), *(Text(line) for line in batch_lines(plan)), *warnings)
+
+
+def evaluation_warnings(plan: Plan) -> Iterator[str]:
+    """Too few held-out prompts for most verdicts."""
+    if plan.probes is None or (asked := len(plan.probes.harmful_prompts)) >= MIN_PROMPTS:
+        return
+    limit = plan.config.evaluation.num_prompts
+    remedy = "evaluation.num_prompts" if limit < MIN_PROMPTS <= len(plan.data.heldout) else "data.heldout_frac"
+    yield (
+        f"the verdicts will rest on {asked} held-out prompts: below {MIN_PROMPTS} only a large change is clear, below "
+        f"6 none. Raise {remedy}, or give more rows."
+    )
 
 
 def roles_table(plan: Plan) -> Table:

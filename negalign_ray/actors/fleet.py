@@ -80,6 +80,12 @@ class RayFleet:
         return PoolTeam(pools, catch_up=self._catch_up, updating=self._following)
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Metrics: how many scorers and references serve; nothing of a role that the run has not."""
+        sizes = {"scorer/num": len(self.teams["scorers"].ranks), "reference/num": len(self.teams["references"].ranks)}
+        return {key: num for key, num in sizes.items() if num}
+
+    @property
     def _pools(self) -> list[Pool]:
         return [self._samplers, self._scorers, self._guides, *self._references]
 

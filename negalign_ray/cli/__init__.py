@@ -324,7 +324,11 @@ def report(
         Path | None, typer.Option("--out", help="Default: report.html in the run's folder; of several runs, here.")
     ] = None,
     max_samples: Annotated[
-        int | None, typer.Option(min=0, help="Prompts whose texts are embedded, covered until clicked; 0 = no texts.")
+        int | None,
+        typer.Option(
+            min=0,
+            help="Prompts whose texts are embedded, covered until clicked; 0 = no texts. Default: as the runs set it.",
+        ),
     ] = None,
 ) -> None:
     """One HTML file on one run or several: verdict, figures with intervals, curves, time, events and samples."""

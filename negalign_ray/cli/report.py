@@ -5,13 +5,11 @@ from pathlib import Path
 from rich.console import Console
 
 from negalign_ray.cli.outputs import require_file
-from negalign_ray.config import ReportConfig
 from negalign_ray.report import FILE_NAME, write_report
 
 
 def make_report(runs: list[Path], *, file: Path | None, max_samples: int | None, out: Console) -> None:
-    """Raises DataError when a folder is no run. Without `max_samples`, as many as the setting has by default."""
-    max_samples = ReportConfig().max_samples if max_samples is None else max_samples
+    """Raises DataError when a folder is no run. Without `max_samples`, as few as the settings of the runs allow."""
     option = "the report" if file is None else "--out"
     file = file or (runs[0] / FILE_NAME if len(runs) == 1 else Path(FILE_NAME))
     require_file(file, option=option)

@@ -3,8 +3,8 @@
     {"methods", "seeds", "harm": key, "heads": {...}, "figures": {key: {"title", "better"}},
      "base":         {key: interval},                 pooled over the seeds, one finished run each
      "values":       {method: {key: interval}},
-     "versus_base":  {method: {key: {"mean", "low", "high"}}},      method - base, paired by prompt
-     "versus_first": {method: {key: {"mean", "low", "high"}}},      method - first method, paired by prompt
+     "versus_base":  {method: {key: interval and "p_value"}},      method - base, paired by prompt
+     "versus_first": {method: {key: interval and "p_value"}},      method - first method, paired by prompt
      "by_behaviour": {behaviour: {method or "base": {key: interval}}},      the harm figures
      "run_figures":  {key: {"title", "better"}},
      "runs":         {method or "base": {key: {"mean", "low", "high", "by_seed": {seed: value}}}},
@@ -38,6 +38,7 @@ from negalign_ray.evaluation.curves import (
 from negalign_ray.evaluation.figures import Figure, figures_of
 from negalign_ray.evaluation.intervals import Interval
 from negalign_ray.evaluation.side import Side
+from negalign_ray.evaluation.significance import pair_tests
 from negalign_ray.metrics import Row
 from negalign_ray.settings.comparison import Curve
 
@@ -126,8 +127,14 @@ def _each(figures: Figures, bootstrap: Bootstrap) -> dict[str, dict[str, Any]]:
 
 
 def _differences(first: Figures, second: Figures, bootstrap: Bootstrap) -> dict[str, dict[str, Any]]:
-    """second - first."""
-    return {key: _as_json(bootstrap.difference(first[key], second[key])) for key in first if key in second}
+    """second - first. "p_value" of the test on the same pairs is absent where there is none (significance.py)."""
+    tests = pair_tests(first, second, seed=bootstrap.seed)
+    return {
+        key: _as_json(bootstrap.difference(first[key], second[key]))
+        | ({"p_value": tests[key].p_value} if key in tests else {})
+        for key in first
+        if key in second
+    }
 
 
 def _as_json(interval: Interval) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A comparison for people: one table (terminal, Markdown) and every figure as CSV. Reads what `compare_runs` returns.
 
-Rows are figures, columns are the base and the methods. `*` marks a difference from the base whose paired 95 % interval
-excludes zero.
+Rows are figures, columns are the base and the methods. `*` marks a clear difference from the base: the paired 95 %
+interval excludes zero, and the test on the same pairs gives p < 0.05.
 """
 
 import csv
@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from negalign_ray.evaluation.comparison import BASE
-from negalign_ray.evaluation.table import ARROWS, NO_TEXT, excludes_zero, number
+from negalign_ray.evaluation.table import ARROWS, NO_TEXT, is_clear, number
 
 Report = Mapping[str, Any]
 # Shown after the harm figures, in this order, where they were measured; all others are in the CSV and JSON files.
@@ -42,7 +42,8 @@ SHOWN = (
 WHOLE = ("steps_to_target", "train_s", "wall_s", "sampled_tokens", "trained_tokens", "updates")
 CSV_COLUMNS = (
     "method", "figure", "behaviour", "mean", "low", "high", "num", "interval",
-    "versus_base", "versus_base_low", "versus_base_high", "versus_first", "versus_first_low", "versus_first_high",
+    "versus_base", "versus_base_low", "versus_base_high", "versus_base_p",
+    "versus_first", "versus_first_low", "versus_first_high", "versus_first_p",
 )  # fmt: skip
 
 
@@ -74,7 +75,7 @@ def _prompt_row(report: Report, key: str, columns: list[str], *, intervals: bool
     for name in columns:
         values = report["base"] if name == BASE else report["values"].get(name, {})
         difference = report["versus_base"].get(name, {}).get(key)
-        cells.append(_cell(values.get(key), intervals=intervals) + ("*" if excludes_zero(difference) else ""))
+        cells.append(_cell(values.get(key), intervals=intervals) + _star(difference))
     figure = report["figures"][key]
     return figure["title"], ARROWS[figure["better"]], *cells
 
@@ -100,7 +101,13 @@ def _difference(interval: Mapping[str, Any] | None, *, intervals: bool) -> str:
     text = number(interval["mean"], sign=True)
     if intervals and interval["low"] is not None:
         text += f" [{number(interval['low'], sign=True)}, {number(interval['high'], sign=True)}]"
-    return text + ("*" if excludes_zero(interval) else "")
+    return text + _star(interval)
+
+
+def _star(difference: Mapping[str, Any] | None) -> str:
+    """One from before there were p values rests on its interval alone."""
+    test = difference if difference is not None and "p_value" in difference else None
+    return "*" if is_clear(difference, test) else ""
 
 
 def _run_cell(spread: Mapping[str, Any] | None, key: str, *, intervals: bool) -> str:
@@ -143,8 +150,8 @@ def notes(report: Report) -> list[str]:
     """What the table rests on, and what is missing in it."""
     seeds = ", ".join(map(str, report["seeds"]))
     lines = [
-        f"seeds {seeds} · * differs from {BASE} (paired 95 % bootstrap over prompts) · ↓ lower is better, ↑ higher, "
-        "= should stay",
+        f"seeds {seeds} · * differs from {BASE} (paired by prompt: 95 % bootstrap and p < 0.05) · ↓ lower is better, "
+        "↑ higher, = should stay",
     ]
     if report.get("budget"):
         lines.insert(0, report["budget"])
@@ -167,6 +174,7 @@ def comparison_csv(report: Report) -> str:
                 if difference is not None:
                     row[versus] = difference["mean"]
                     row |= {f"{versus}_{side}": difference[side] for side in ("low", "high")}
+                    row[f"{versus}_p"] = difference.get("p_value", "")
             writer.writerow(row)
         for behaviour, sides in report["by_behaviour"].items():
             for key, interval in sides.get(name, {}).items():

@@ -73,6 +73,19 @@ class Answers:
     def lengths(self) -> tuple[int, ...]:
         return tuple(map(len, self.token_ids))
 
+    def first(self, num: int) -> "Answers":
+        """To the first `num` prompts, as `Probes.first` asks them."""
+        return Answers(
+            prompt_ids=self.prompt_ids[:num],
+            behaviours=self.behaviours[:num],
+            texts=self.texts[:num],
+            token_ids=self.token_ids[:num],
+            scores={head: values[:num] for head, values in self.scores.items()},
+            logprobs=self.logprobs and self.logprobs[:num],
+            ref_logprobs=self.ref_logprobs and self.ref_logprobs[:num],
+            entropies=self.entropies and self.entropies[:num],
+        )
+
 
 @dataclass(frozen=True)
 class Likelihoods:

@@ -4,8 +4,9 @@
      "difference": {key: {"mean", "low", "high"}},      after - before, bootstrap paired by prompt, 95 %
      "ratio": {key: {"mean", "low", "high"}},           after / before, for benign_perplexity and mean_length_tokens
      "intervals": {"before": {key: {"low", "high", "num"}}, "after": {...}},
-     "by_behaviour": {behaviour: {"before": ..., "after": ..., "difference": ...}},
-     "tests": {key: {"only_before", "only_after", "p_value"}},      of the rates: exact McNemar test
+     "by_behaviour": {behaviour: {"before": ..., "after": ..., "difference": ..., "tests": ...}},
+     "tests": {key: {"only_before", "only_after", "p_value"}},      of a rate: exact McNemar test
+     "tests": {key: {"num_differing", "p_value"}},                  of any other figure: paired sign flips
      "win_rates": [{"judge", "prompts", "num", "wins", ...}],      of after over before: see win_rate.py
      "figures": {key: {"title", "better"}}, "heads": {name: {"kind", "direction", "threshold"}},
      "steps": n, "wall_s": s}
@@ -24,7 +25,7 @@ from negalign_ray.evaluation.bootstrap import Bootstrap, Figures, pooled
 from negalign_ray.evaluation.figures import figures_of
 from negalign_ray.evaluation.intervals import Interval
 from negalign_ray.evaluation.side import Side, require_same_items
-from negalign_ray.evaluation.significance import mcnemar_of
+from negalign_ray.evaluation.significance import pair_tests
 from negalign_ray.evaluation.win_rate import head_rows
 
 
@@ -50,8 +51,6 @@ def summarise(
     second = None if after is None else pooled([figures_of(after, heads)])
     summary = _compare(first, second, bootstrap)
     summary["by_behaviour"] = _by_behaviour(first, second, bootstrap)
-    tests = {} if second is None else mcnemar_of(first, second)
-    summary["tests"] = {key: asdict(test) for key, test in tests.items()}
     summary["win_rates"] = (
         [] if after is None else head_rows(before, after, heads, tie_margin=tie_margin, resamples=resamples, seed=seed)
     )
@@ -66,6 +65,7 @@ def _compare(first: Figures, second: Figures | None, bootstrap: Bootstrap) -> di
     before = {key: bootstrap.one(figure) for key, figure in first.items()}
     after = {key: bootstrap.one(figure) for key, figure in (second or {}).items()}
     both = [key for key in first if second is not None and key in second]
+    tests = {} if second is None else pair_tests(first, second, seed=bootstrap.seed)
     return {
         "before": _means(before),
         "after": None if second is None else _means(after),
@@ -76,6 +76,7 @@ def _compare(first: Figures, second: Figures | None, bootstrap: Bootstrap) -> di
             if first[key].with_ratio
         },
         "intervals": {"before": _bounds(before), "after": _bounds(after)},
+        "tests": {key: asdict(test) for key, test in tests.items()},
     }
 
 
@@ -84,7 +85,7 @@ def _by_behaviour(first: Figures, second: Figures | None, bootstrap: Bootstrap) 
     result: dict[str, Any] = {}
     for name in names:
         part = _compare(_only(first, name), None if second is None else _only(second, name), bootstrap)
-        result[name] = {key: part[key] for key in ("before", "after", "difference")}
+        result[name] = {key: part[key] for key in ("before", "after", "difference", "tests")}
     return result
 
 

@@ -1,7 +1,8 @@
 """A summary as one CSV file: a line for every figure, every figure of a behaviour, every win rate and every benchmark.
 
 `kind` is figure, win_rate or benchmark. Of a figure, `before` and `after` are the two models (one model alone stands in
-`before`). A win rate is that of `after` over `before`; a benchmark's low and high are one standard error away.
+`before`). A win rate is that of `after` over `before`, its counts are pairs of answers; a benchmark's low and high are
+one standard error away.
 """
 
 import csv
@@ -10,10 +11,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 SIDES = ("before", "after")
+COUNTS = ("wins", "ties", "losses", "unreadable", "contradictions", "first_frac")  # of a win rate: see win_rate.py
 COLUMNS = (
     *("kind", "name", "title", "behaviour", "better"),
     *(f"{side}{part}" for side in SIDES for part in ("", "_low", "_high")),
-    *("num", "difference", "difference_low", "difference_high", "p_value"),
+    *("num", "difference", "difference_low", "difference_high", "p_value", *COUNTS),
 )
 Line = dict[str, Any]
 
@@ -36,8 +38,7 @@ def _figures(summary: Mapping[str, Any]) -> Iterator[Line]:
             bounds = summary["intervals"][side].get(key)
             if bounds is not None:
                 line |= {f"{side}_low": bounds["low"], f"{side}_high": bounds["high"], "num": bounds["num"]}
-        test = summary["tests"].get(key)
-        yield line | ({} if test is None else {"p_value": test["p_value"]})
+        yield line
 
 
 def _behaviours(summary: Mapping[str, Any]) -> Iterator[Line]:
@@ -55,7 +56,8 @@ def _values(part: Mapping[str, Any], key: str) -> Line:
     if difference is not None:
         values |= {"difference": difference["mean"]}
         values |= {f"difference_{bound}": difference[bound] for bound in ("low", "high")}
-    return values
+    test = part["tests"].get(key)
+    return values | ({} if test is None else {"p_value": test["p_value"]})
 
 
 def _win_rates(summary: Mapping[str, Any]) -> Iterator[Line]:
@@ -71,6 +73,7 @@ def _win_rates(summary: Mapping[str, Any]) -> Iterator[Line]:
             "after_high": rate["high"],
             "num": row["num"],
             "p_value": row["p_value"],
+            **{column: row[column] for column in COUNTS if column in row},
         }
 
 

@@ -50,12 +50,19 @@ def excludes_zero(interval: Mapping[str, float | None] | None) -> bool:
     return interval["low"] > 0 or interval["high"] < 0
 
 
-def verdict(difference: Mapping[str, float | None] | None, better: str, *, p_value: float | None = None) -> str:
-    """What the paired interval allows to say: only a change whose interval excludes zero is called one. For a rate, the
-    exact test (`p_value`) must agree: intervals of few differing prompts are too narrow (significance.py)."""
+def is_clear(difference: Mapping[str, float | None] | None, test: Mapping[str, Any] | None) -> bool:
+    """Both the paired interval excludes zero and the test on the same pairs agrees: intervals of few prompts are too
+    narrow (significance.py). Without a test (a summary from before there was one) the interval decides alone."""
+    return excludes_zero(difference) and (test is None or test["p_value"] < ALPHA)
+
+
+def verdict(
+    difference: Mapping[str, float | None] | None, better: str, *, test: Mapping[str, Any] | None = None
+) -> str:
+    """What interval and test allow to say: only a clear change is called one."""
     if difference is None or difference["low"] is None or difference["high"] is None:
         return ""
-    if not excludes_zero(difference) or (p_value is not None and p_value >= ALPHA):
+    if not is_clear(difference, test):
         return "unclear"
     if better not in {"lower", "higher"}:
         return "changed"
@@ -86,10 +93,9 @@ def _difference_cell(difference: Mapping[str, float | None] | None) -> str:
 
 
 def verdict_on(summary: Mapping[str, Any], key: str) -> str:
-    """On one figure of a summary; one from before there were tests of rates rests on the interval alone."""
+    """On one figure of a summary."""
     test = summary.get("tests", {}).get(key)
-    p_value = None if test is None else test["p_value"]
-    return verdict(summary["difference"].get(key), summary["figures"][key]["better"], p_value=p_value)
+    return verdict(summary["difference"].get(key), summary["figures"][key]["better"], test=test)
 
 
 def rows_of(summary: Mapping[str, Any], *, intervals: bool = True) -> list[Row]:
@@ -141,19 +147,25 @@ def summary_markdown(summary: Mapping[str, Any]) -> str:
 
 
 def win_rate_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """judge, prompts, win rate of after over before with its interval, wins/ties/losses, unreadable, p of the sign
-    test; formatted."""
+    """judge, prompts, win rate of after over before with its interval, wins/ties/losses, p of the sign test; of a
+    judge that was asked in both orders: unreadable and contradictory pairs, share of the preferences that name the
+    answer shown first. Formatted."""
     rows: list[tuple[str, ...]] = []
     for row in summary.get("win_rates", []):
         rate = row["win_rate"]
         interval = "" if rate["low"] is None else f" [{number(rate['low'])}, {number(rate['high'])}]"
         counts = f"{row['wins']}/{row['ties']}/{row['losses']}"
-        unreadable, p_value = str(row["unreadable"]), number(row["p_value"])
-        rows.append((row["judge"], row["prompts"], number(rate["mean"]) + interval, counts, unreadable, p_value))
+        habits = str(row.get("contradictions", NO_TEXT)), number(row.get("first_frac"))
+        cells = (number(rate["mean"]) + interval, counts, number(row["p_value"]), str(row["unreadable"]), *habits)
+        rows.append((row["judge"], row["prompts"], *cells))
     return rows
 
 
-WIN_HEADINGS = ("judge", "prompts", "win rate [95 %]", "wins/ties/losses", "unreadable", "p")
+WIN_HEADINGS = ("judge", "prompts", "win rate [95 %]", "wins/ties/losses", "p", "unreadable", "contradictory", "first")
+WIN_NOTE = (
+    "Of a judge that sees both answers, twice: pairs without a readable reply, pairs whose verdict follows the place "
+    "of an answer, and how often it prefers the answer shown first (0.5: no such habit)."
+)
 
 
 def win_rate_table(summary: Mapping[str, Any]) -> Table | None:
@@ -162,6 +174,7 @@ def win_rate_table(summary: Mapping[str, Any]) -> Table | None:
     if not rows:
         return None
     table = Table(title="After against before", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.caption, table.caption_justify = WIN_NOTE, "left"
     for index, heading in enumerate(WIN_HEADINGS):
         table.add_column(heading, justify="left" if index < 2 else "right")
     for row in rows:
@@ -170,27 +183,28 @@ def win_rate_table(summary: Mapping[str, Any]) -> Table | None:
 
 
 def _win_rate_lines(summary: Mapping[str, Any]) -> list[str]:
-    lines = _markdown(
-        "After against before, prompt by prompt (a tie is half a win):", WIN_HEADINGS, win_rate_rows(summary)
-    )
+    rows = win_rate_rows(summary)
+    lines = _markdown("After against before, prompt by prompt (a tie is half a win):", WIN_HEADINGS, rows)
+    lines += ["", WIN_NOTE] if rows else []
     error = summary.get("judge_error")
     return lines if error is None else [*lines, "", f"The judge gave no win rates: {error}"]
 
 
 def _test_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Rates that changed on some prompt."""
-    rows = [
-        (
-            summary["figures"][key]["title"],
-            str(test["only_before"]),
-            str(test["only_after"]),
-            number(test["p_value"]),
-        )
-        for key, test in summary.get("tests", {}).items()
-        if test["only_before"] + test["only_after"]
-    ]
-    headings = ("rate", "only before", "only after", "p")
-    return _markdown("Prompts that count on one side only (exact McNemar test):", headings, rows)
+    """Figures that changed on some prompt."""
+    rates: list[tuple[str, ...]] = []
+    others: list[tuple[str, ...]] = []
+    for key, test in summary.get("tests", {}).items():
+        title, p_value = summary["figures"][key]["title"], number(test["p_value"])
+        if "num_differing" in test:
+            others.append((title, str(test["num_differing"]), p_value))
+        else:
+            rates.append((title, str(test["only_before"]), str(test["only_after"]), p_value))
+    rates = [row for row in rates if row[1:3] != ("0", "0")]
+    one_side = ("rate", "only before", "only after", "p")
+    lines = _markdown("Prompts that count on one side only (exact McNemar test):", one_side, rates)
+    others = [row for row in others if row[1] != "0"]
+    return lines + _markdown("Means and ratios (paired sign flips):", ("figure", "prompts that differ", "p"), others)
 
 
 def benchmark_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -72,10 +72,10 @@ class FolderSource:
 
 
 def num_actors(config: Config, rows: Sequence[Row]) -> dict[str, int]:
-    """In the order of ROLES. Samplers come and go."""
-    num_samplers = (rows[-1].get("sampler/num") if rows else None) or config.samplers.num
-    nums = (int(num_samplers), config.scorers.num, config.references.num, 1, config.learners.num)
-    return dict(zip(ROLES, nums, strict=True))
+    """In the order of ROLES. Samplers, scorers and references come and go."""
+    set_up = (config.samplers.num, config.scorers.num, config.references.num, 1, config.learners.num)
+    last = rows[-1] if rows else {}
+    return {role: int(last.get(f"{role}/num") or num) for role, num in zip(ROLES, set_up, strict=True)}
 
 
 def version_of(role: str, rows: Sequence[Row]) -> int | None:

@@ -43,12 +43,14 @@ def pace_of(rows: Sequence[Row], *, groups_per_step: int, steps_left: int) -> Pa
 def idle_fracs(rows: Sequence[Row], *, num_actors: Mapping[str, int]) -> dict[str, float]:
     """Role -> share of the last PACE_STEPS steps' time that its actors did not work; nothing before the second step.
 
-    A learner is idle while it waits for its groups. `num_actors`: of each role; a role of none is left out.
+    A learner is idle while it waits for its groups. `num_actors`: of each role; a role of none is left out. References
+    are as idle as the busiest of them, whose seconds the metric has.
     """
     rows, seconds = _newest(rows)
     if seconds <= 0:
         return {}
-    busy_s = {role: sum(_number(row, key) for row in rows) / num_actors.get(role, 1) for role, key in BUSY.items()}
+    shared_by = {**num_actors, "reference": 1}
+    busy_s = {role: sum(_number(row, key) for row in rows) / shared_by.get(role, 1) for role, key in BUSY.items()}
     busy_s["learner"] = seconds - sum(_number(row, "learner/pull_wait_s") for row in rows)
     return {role: min(1.0, max(0.0, 1.0 - busy_s[role] / seconds)) for role in num_actors if role in busy_s}
 

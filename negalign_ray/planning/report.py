@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from negalign_ray.actors.cluster import evaluation_placements, placements
-from negalign_ray.actors.dry_run import batch_lines
+from negalign_ray.actors.dry_run import batch_lines, evaluation_warnings
 from negalign_ray.actors.memory import Memory, ModelSize, role_memory
 from negalign_ray.actors.packing import Node, Placement, Seating, explain_missing, require_whole_gpus, seat
 from negalign_ray.actors.plan import Plan, make_plan
@@ -97,6 +97,7 @@ def _seated(plan: Plan, nodes: tuple[Node, ...], where: str) -> Report:
             *memory_warnings(places, memory, seating, nodes),
             *kv_cache_warnings(plan, ModelSize.of(plan.model_path), memory["sampler"]),
             *device_warnings(plan),
+            *evaluation_warnings(plan),
             *(object_store_warnings(memory["sampler"]) if where == THIS_MACHINE else ()),
         ),
     )

@@ -11,6 +11,7 @@ from typing import Any
 from negalign_ray.metrics import TOTAL, UnknownMetricError, metric_for
 from negalign_ray.report.chart_list import ChartPlan, Line, SectionPlan, sections
 from negalign_ray.report.read import RunFiles
+from negalign_ray.report.start import initial_figures
 from negalign_ray.report.times import step_parts
 
 MAX_POINTS = 500  # of one curve
@@ -71,6 +72,11 @@ class _Curves:
                     steps, values = by_key.setdefault(key, ([], []))
                     steps.append(int(row["step"] or 0))
                     values.append(float(value))
+        if any(key.startswith("eval/") for key in by_key):
+            for key, value in initial_figures(run).items():
+                if key in by_key and by_key[key][0][0] > 0:
+                    by_key[key][0].insert(0, 0)
+                    by_key[key][1].insert(0, value)
         return cls(run, by_key)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from negalign_ray.evaluation.table import WIN_HEADINGS, benchmark_rows, win_rate_rows
+from negalign_ray.evaluation.table import WIN_HEADINGS, WIN_NOTE, benchmark_rows, win_rate_rows
 from negalign_ray.report.read import RunFiles
 
 
@@ -20,7 +20,7 @@ def judged_tables(run: RunFiles) -> list[PlainTable]:
     """Those that the summary has."""
     tables = []
     if wins := tuple(win_rate_rows(run.summary)):
-        note = "Prompt by prompt; a tie is half a win. Above 0.5 the model after training is preferred."
+        note = f"Prompt by prompt; a tie is half a win. Above 0.5 the model after training is preferred. {WIN_NOTE}"
         tables.append(PlainTable("After against before", note, WIN_HEADINGS, wins))
     if benchmarks := tuple(benchmark_rows(run.summary)):
         headings = ("task", "metric", *run.summary["lm_eval"])

@@ -41,6 +41,7 @@ class FigureRow:
     after: Cell
     change: Cell
     whisker: Whisker | None
+    p_value: str  # of the test on the pairs; "" = none
     verdict: str  # better | worse | unclear | changed | ""
     is_main: bool  # shown at once; the others are folded away
 
@@ -53,6 +54,7 @@ class BehaviourRow:
     before: str
     after: str
     change: Cell
+    p_value: str
     verdict: str
     at_before: float
     at_after: float
@@ -72,11 +74,12 @@ def _figure_row(summary: Mapping[str, Any], key: str) -> FigureRow:
     return FigureRow(
         key=key,
         title=figure["title"],
-        better=BETTER[figure["better"]],
+        better=BETTER.get(figure["better"], ""),
         before=side_cell(summary, "before", key),
         after=side_cell(summary, "after", key),
         change=change_cell(change),
         whisker=whisker(change),
+        p_value=p_text(summary.get("tests", {}).get(key)),
         verdict=verdict_on(summary, key),
         is_main=key in heads or key in SIDE_EFFECTS or key in ALSO_SHOWN,
     )
@@ -94,6 +97,13 @@ def change_cell(change: Interval | None) -> Cell:
         return Cell(shown(None))
     interval = "" if change["low"] is None else interval_text(change)
     return Cell(shown(change["mean"], sign=True), interval)
+
+
+def p_text(test: Mapping[str, Any] | None) -> str:
+    """0.0001 -> "p < 0.001"; "" without a test, and where no prompt differs."""
+    if test is None or test["p_value"] == 1.0:
+        return ""
+    return "p < 0.001" if test["p_value"] < 0.001 else f"p = {shown(test['p_value'])}"
 
 
 def whisker(change: Interval | None) -> Whisker | None:
@@ -136,12 +146,14 @@ class _Scale:
 
 def _behaviour_row(name: str, part: Mapping[str, Any], key: str, scale: _Scale) -> BehaviourRow:
     before, after, change = part["before"][key], part["after"][key], part["difference"].get(key)
+    test = part.get("tests", {}).get(key)
     return BehaviourRow(
         name=name,
         before=shown(before),
         after=shown(after),
         change=change_cell(change),
-        verdict=verdict(change, "lower"),
+        p_value=p_text(test),
+        verdict=verdict(change, "lower", test=test),
         at_before=scale.at(before),
         at_after=scale.at(after),
     )

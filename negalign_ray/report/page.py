@@ -6,6 +6,7 @@ A content security policy allows exactly the inlined script (by its hash), so th
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -72,7 +73,7 @@ def render(runs: Sequence[RunFiles], samples: PackedSamples) -> str:
             samples=samples,
             version=__version__,
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            style=_joined(STYLES),
+            style=_joined(STYLES) + light_only(_joined(STYLES)),
             script=_joined(SCRIPTS),
             script_hash=_sha256(_joined(SCRIPTS)),
         )
@@ -135,6 +136,14 @@ def _joined(names: Sequence[str]) -> Markup:
     """Our own files, one after the other: the only text that reaches the page unescaped."""
     folder = files("negalign_ray.report") / "assets"
     return Markup("\n".join((folder / name).read_text(encoding="utf-8") for name in names))
+
+
+def light_only(style: str) -> Markup:
+    """The light colours once more, for browsers of 2023, which know no light-dark(): without them nothing is drawn."""
+    light = re.findall(r"(--[\w-]+): light-dark\((#\w+), #\w+\)", style)
+    declared = " ".join(f"{name}: {colour};" for name, colour in light)
+    rule = f":root, :root[data-theme] {{ color-scheme: light; {declared} }}"
+    return Markup(f"\n@supports not (color: light-dark(#000, #fff)) {{ {rule} }}\n")
 
 
 def _sha256(text: str) -> str:

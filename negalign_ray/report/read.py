@@ -16,6 +16,7 @@ from negalign_ray.events import FILE_NAME as EVENTS
 from negalign_ray.events import Event, read_events
 from negalign_ray.metrics import FILE_NAME as METRICS
 from negalign_ray.metrics import Row, read_metrics
+from negalign_ray.report.summary_parts import sound_summary
 
 CONFIG, CARD, SUMMARY, SIDES = "config.yaml", "card.json", "summary.json", "evaluation.json"
 MARKS_OF_A_RUN = (CONFIG, METRICS, SUMMARY)
@@ -44,6 +45,10 @@ class RunFiles:
     def is_compared(self) -> bool:
         """It was measured before and after."""
         return self.is_measured and self.summary.get("after") is not None
+
+    def is_unreadable(self, name: str) -> bool:
+        """The file is there, and was left out."""
+        return any(problem.startswith(f"{name} was left out") for problem in self.problems)
 
     def setting(self, name: str, default: Any = None) -> Any:
         """`setting("learners.steps")`; `default` where the file has none."""
@@ -90,12 +95,22 @@ def _read_run(path: Path, name: str) -> RunFiles:
         name=name,
         config=_read_mapping(path / CONFIG, problems),
         card=_read_mapping(path / CARD, problems),
-        summary=_read_mapping(path / SUMMARY, problems),
+        summary=_read_summary(path / SUMMARY, problems),
         sides=_read_mapping(path / SIDES, problems),
         rows=rows,
         events=read_events(path) if (path / EVENTS).is_file() else (),
         problems=tuple(problems),
     )
+
+
+def _read_summary(path: Path, problems: list[str]) -> Tree:
+    summary = _read_mapping(path, problems)
+    if not summary:
+        return {}
+    sound, odd = sound_summary(summary)
+    if odd:
+        problems.append(f"{path.name} has another layout in {', '.join(odd)}; what cannot be read is left out.")
+    return sound
 
 
 def _read_mapping(path: Path, problems: list[str]) -> Tree:

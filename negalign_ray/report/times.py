@@ -58,10 +58,11 @@ def bars(run: RunFiles) -> list[Bar]:
 
 
 def _available_s(run: RunFiles, role: str) -> float:
-    """Of all actors together. A wave waits for its busiest reference, and the metric is that one's; samplers that come
-    and go are counted step by step."""
-    num = 1 if role == "references" else run.setting(f"{role}.num", 1)
-    counted = "sampler/num" if role == "samplers" else ""
+    """Of all actors together, which come and go: they are counted step by step. Of references, of one alone: a wave
+    waits for its busiest reference, and the metric is that one's."""
+    if role == "references":
+        return total(run.rows, STEP)
+    counted, num = f"{role.removesuffix('s')}/num", run.setting(f"{role}.num", 1)
     return sum(float(row.get(STEP) or 0.0) * float(row.get(counted) or num) for row in run.rows)
 
 

@@ -1,15 +1,16 @@
 """One honest sentence about a run, and what belongs beside it; computed from the paired intervals of summary.json.
 
-A change whose 95 % interval holds zero is called unclear, never "unchanged": little data shows little. So is that of a
-share which the exact test on its pairs does not confirm (evaluation/significance.py).
+A change whose 95 % interval holds zero is called unclear, never "unchanged": little data shows little. So is one that
+the test on its pairs does not confirm (evaluation/significance.py).
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from negalign_ray.evaluation.table import ALPHA, number, verdict_on
+from negalign_ray.evaluation.table import ALPHA, excludes_zero, number, verdict_on
 from negalign_ray.events import EventKind
+from negalign_ray.report.facts import without_secrets
 from negalign_ray.report.read import RunFiles
 
 Tone = Literal["better", "mixed", "worse", "unclear", "neutral"]
@@ -95,10 +96,8 @@ def _headline(run: RunFiles) -> tuple[Tone, str]:
     said = verdict_on(summary, key)
     price = _price(summary)
     if said == "unclear":
-        return (
-            "unclear",
-            f"No clear change in the harm scored by {scorer}: {values} ({interval}, with zero in it){price}.",
-        )
+        why = "with zero in it" if not excludes_zero(change) else f"but p = {shown(summary['tests'][key]['p_value'])}"
+        return "unclear", f"No clear change in the harm scored by {scorer}: {values} ({interval}, {why}){price}."
     tone: Tone = "better" if said == "better" else "worse"
     return tone, f"Harm scored by {scorer} {'fell' if tone == 'better' else 'rose'} {values} ({interval}){price}."
 
@@ -133,6 +132,10 @@ def _notes(run: RunFiles) -> Iterator[Note]:
     if run.is_compared:
         yield from _changes(run.summary)
         yield from _shared_judges(run)
+    if run.summary.get("judge_error"):
+        yield _sentence(
+            "worse", "No verdict by the judge", f"It failed: {without_secrets(str(run.summary['judge_error']))}"
+        )
     yield from _endings(run)
     for problem in run.problems:
         yield _sentence("neutral", "Incomplete", problem)

@@ -16,7 +16,8 @@ from negalign_ray.errors import NegalignError
 from negalign_ray.evaluation.bootstrap import Bootstrap, Figures, pooled
 from negalign_ray.evaluation.figures import figures_of
 from negalign_ray.evaluation.side import Side
-from negalign_ray.evaluation.table import excludes_zero
+from negalign_ray.evaluation.significance import pair_tests
+from negalign_ray.evaluation.table import is_clear
 from negalign_ray.report.outcome import Cell, FigureRow, change_cell, figure_rows
 from negalign_ray.report.read import RunFiles
 from negalign_ray.report.sample_files import evaluated_prompts
@@ -29,7 +30,7 @@ RESAMPLES = 2000
 class VersusCell:
     after: Cell
     minus_first: Cell | None  # None: of the first run itself, or not comparable
-    differs: bool  # the interval of `minus_first` excludes zero
+    differs: bool  # `minus_first` is clear: its interval excludes zero, and the test on the same pairs agrees
 
 
 @dataclass(frozen=True)
@@ -75,20 +76,23 @@ class _Measured:
     def of(cls, run: RunFiles) -> "_Measured":
         try:
             side = Side.from_json(run.sides["after"])
-            heads = [_head(name, head) for name, head in run.summary["heads"].items()]
-            figures = pooled([figures_of(side, heads)])
+            figures = pooled([figures_of(side, heads_of(run))])
         except (KeyError, TypeError, ValueError, NegalignError):  # an older layout, or a run that is not finished
             return cls(None)
         prompts = hashlib.sha256("\0".join(evaluated_prompts(run.path)).encode()).hexdigest()
         settings = [
-            [head.get(part) for part in ("name", "kind", "target", "label", "input", "threshold")]
+            [head.get(part) for part in ("name", "kind", "target", "label", "input", "threshold", "direction")]
             for head in run.setting("evaluation.heads", ())
         ]
         return cls(figures, prompts, json.dumps(settings))
 
 
-def _head(name: str, head: Mapping[str, Any]) -> HeadConfig:
-    return HeadConfig(name=name, kind=head["kind"], target="", direction=head["direction"], threshold=head["threshold"])
+def heads_of(run: RunFiles) -> list[HeadConfig]:
+    """The judges of the evaluation, enough of them to name figures. KeyError for a summary of an older layout."""
+    return [
+        HeadConfig(name=name, kind=head["kind"], target="", direction=head["direction"], threshold=head["threshold"])
+        for name, head in run.summary["heads"].items()
+    ]
 
 
 def _why_unpaired(first: _Measured, other: _Measured) -> str:
@@ -101,17 +105,19 @@ def _why_unpaired(first: _Measured, other: _Measured) -> str:
     return "it was judged by other heads" if first.heads != other.heads else ""
 
 
-def _differences(first: _Measured, other: _Measured) -> dict[str, dict[str, float | None]]:
-    """other - first."""
+def _differences(first: _Measured, other: _Measured) -> dict[str, dict[str, Any]]:
+    """other - first: {key: {"mean", "low", "high", "test"}}, the test being None or {"p_value"}."""
     assert first.figures is not None, "checked by _why_unpaired"
     assert other.figures is not None, "checked by _why_unpaired"
     bootstrap = Bootstrap(RESAMPLES, seed=0)
-    intervals = {
-        key: bootstrap.difference(figure, other.figures[key])
-        for key, figure in first.figures.items()
-        if key in other.figures
-    }
-    return {key: {"mean": item.mean, "low": item.low, "high": item.high} for key, item in intervals.items()}
+    tests = pair_tests(first.figures, other.figures)
+    found: dict[str, dict[str, Any]] = {}
+    for key, figure in first.figures.items():
+        if key in other.figures:
+            item, test = bootstrap.difference(figure, other.figures[key]), tests.get(key)
+            found[key] = {"mean": item.mean, "low": item.low, "high": item.high}
+            found[key]["test"] = None if test is None else {"p_value": test.p_value}
+    return found
 
 
 def _row(key: str, tables: Sequence[Mapping[str, FigureRow]], differences: Sequence[Mapping[str, Any]]) -> VersusRow:
@@ -120,7 +126,7 @@ def _row(key: str, tables: Sequence[Mapping[str, FigureRow]], differences: Seque
         VersusCell(
             after=table[key].after if key in table else Cell(NOTHING),
             minus_first=change_cell(difference[key]) if key in difference else None,
-            differs=excludes_zero(difference.get(key)),
+            differs=key in difference and is_clear(difference[key], difference[key]["test"]),
         )
         for table, difference in zip(tables, differences, strict=True)
     ]

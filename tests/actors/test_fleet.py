@@ -1,6 +1,7 @@
 """What the roles answer becomes what the rollout loop reads; no role is started."""
 
-from negalign_ray.actors.fleet import _as_result
+from negalign_ray.actors.fleet import RayFleet, _as_result
+from negalign_ray.actors.plan import make_plan
 from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.roles import StageResult
 from negalign_ray.records import GroupCard
@@ -18,3 +19,10 @@ def test_a_reference_adds_what_it_remembered_and_a_guide_its_figures():
     assert remembered == StageResult(HANDLES, 0.5, 7, num_prices=6, num_remembered=2)
     guided = _as_result((CARDS, 0.5, 7, {"figures": {"guide/pairs": 2.0}}), ["ref 4", "ref 5"])
     assert guided.figures == {"guide/pairs": 2.0}
+
+
+def test_a_fleet_counts_its_scorers_and_references_and_nobody_of_a_role_that_is_not_there(toy_config):
+    fleet = RayFleet(make_plan(toy_config("scorers.num=2")))
+    assert fleet.sizes == {"scorer/num": 2, "reference/num": 1}
+    nobody_scores = toy_config("scorers.heads=[]", "sampling.reward_gate=null")
+    assert RayFleet(make_plan(nobody_scores)).sizes == {"reference/num": 1}

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from negalign_ray.actors.cluster import placements
-from negalign_ray.actors.dry_run import batch_lines
+from negalign_ray.actors.dry_run import batch_lines, evaluation_warnings
 from negalign_ray.actors.memory import BYTES, PROCESS_BYTES, ModelSize, learner_memory, role_memory
 from negalign_ray.actors.plan import make_plan
 from negalign_ray.actors.run import dry_run
@@ -148,3 +148,22 @@ def test_a_reward_head_that_cannot_be_loaded_is_refused(toy_config):
     head = '[{"name": "mine", "kind": "python", "target": "no_such_module:score"}]'
     with pytest.raises(ConfigError, match="no_such_module"):
         make_plan(toy_config(f"scorers.heads={head}"))
+
+
+def test_few_held_out_prompts_are_warned_of_before_anything_starts(toy_config):
+    """Of the 185 quickstart prompts 28 are held out; of half of them more are."""
+    wanted = ("evaluation.enabled=true", "data.limit=null")
+    [warning] = evaluation_warnings(make_plan(toy_config(*wanted, "evaluation.num_prompts=64")))
+    assert warning == (
+        "the verdicts will rest on 28 held-out prompts: below 30 only a large change is clear, below 6 none. Raise "
+        "data.heldout_frac, or give more rows."
+    )
+    halves = (*wanted, "data.heldout_frac=0.5")
+    [warning] = evaluation_warnings(make_plan(toy_config(*halves, "evaluation.num_prompts=12")))
+    assert "rest on 12 held-out prompts" in warning
+    assert "Raise evaluation.num_prompts" in warning
+    assert list(evaluation_warnings(make_plan(toy_config(*halves, "evaluation.num_prompts=30")))) == []
+    assert list(evaluation_warnings(make_plan(toy_config("evaluation.enabled=false")))) == []
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(dry_run(toy_config(*halves, "evaluation.num_prompts=12")))
+    assert "warning: the verdicts will rest on 12 held-out prompts" in console.export_text()

@@ -27,7 +27,8 @@ def write_run(folder, summary):
 
 @pytest.fixture
 def run(tmp_path):
-    before, after = side({1: 0.9, 2: 0.7, 3: 0.8}), side({1: 0.2, 2: 0.1, 3: 0.3}, good_logprob=-6.5)
+    before = side({1: 0.9, 2: 0.7, 3: 0.8, 4: 0.9, 5: 0.7, 6: 0.8})
+    after = side({1: 0.2, 2: 0.1, 3: 0.3, 4: 0.2, 5: 0.1, 6: 0.3}, good_logprob=-6.5)
     write_run(tmp_path / "a <b>" / "mine", summarise(before, after, heads=[JUDGE], steps=20, wall_s=3.0, resamples=200))
     return open_run(tmp_path / "a <b>" / "mine")
 

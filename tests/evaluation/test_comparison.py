@@ -128,8 +128,8 @@ def test_the_report_is_json_and_the_table_shows_what_was_asked_for(report):
     lines = {line.split(" | ")[0].removeprefix("| "): line for line in markdown.splitlines() if line.startswith("|")}
     assert "| steady | loud |" in markdown.splitlines()[0]
     assert "0.600 [0.600, 0.600] | 0.500 [" in lines["judge, mean"]
-    assert lines["judge, mean"].endswith("0.100 [0.100, 0.100]* |")
-    assert lines["judge, mean, minus steady"].endswith("-0.200 [-0.300, -0.100]* |")
+    assert lines["judge, mean"].endswith("0.100 [0.100, 0.100] |"), "two prompts show nothing"
+    assert lines["judge, mean, minus steady"].endswith("-0.200 [-0.300, -0.100] |")
     assert lines["rude"].startswith("| rude | ↓ | 0.600")
     assert lines["seconds of the whole run"].split(" | ")[3:] == ["30", "30 |"]
     assert lines["harm, lowest and highest seed"].split(" | ")[3] == "0.500 (0.300 to 0.700)"
@@ -139,8 +139,26 @@ def test_the_report_is_json_and_the_table_shows_what_was_asked_for(report):
     console = Console(file=io.StringIO(), width=120)
     console.print(comparison_table(report))
     shown = console.file.getvalue()
-    assert "0.100*" in shown
+    assert "*" not in shown.split("seeds 0")[0]
     assert "[0" not in shown.split("seeds 0")[0], "no intervals on the terminal"
+
+
+def test_a_star_needs_the_interval_and_the_test():
+    scores = dict.fromkeys(range(6), 0.6)
+    results = [
+        result("steady", 0, scores | {5: 0.61, 4: 0.61, 3: 0.61}),
+        result("loud", 0, dict.fromkeys(range(6), 0.1)),
+    ]
+    report = compare_runs(results, methods=("steady", "loud"), heads=[JUDGE], harm=JUDGE, curve=CURVE, resamples=200)
+    assert report["versus_first"]["loud"]["judge_score"]["p_value"] == 2 / 64
+    [row] = [line for line in comparison_markdown(report).splitlines() if line.startswith("| judge, mean, minus")]
+    assert row.endswith("]* |")
+    [line] = [
+        row
+        for row in csv.DictReader(io.StringIO(comparison_csv(report)))
+        if (row["method"], row["figure"], row["behaviour"]) == ("loud", "judge_score", "")
+    ]
+    assert float(line["versus_first_p"]) == 2 / 64
 
 
 def test_a_second_judge_has_a_row_of_its_own():

@@ -13,7 +13,16 @@ from negalign_ray.errors import DataError, NonFiniteError
 from negalign_ray.evaluation.side import Answers, Choices, Likelihoods, Side
 from negalign_ray.evaluation.summary import summarise
 from negalign_ray.evaluation.summary_csv import summary_csv
-from negalign_ray.evaluation.table import number, summary_markdown, summary_table, verdict
+from negalign_ray.evaluation.table import (
+    number,
+    summary_markdown,
+    summary_table,
+    verdict,
+    verdict_on,
+    win_rate_table,
+)
+from negalign_ray.evaluation.win_rate import Swapped, judged_row
+from negalign_ray.rewards.verdict import Choice
 
 TOXICITY = HeadConfig(name="toxicity", kind="sklearn", target="alt-profanity-check")
 KINDNESS = HeadConfig(name="kindness", kind="python", target="m:f", direction="help", threshold=0.0)
@@ -148,10 +157,12 @@ def test_the_answers_to_one_prompt_are_one_unit(before):
     assert parts == summary["difference"]["negatives_logprob"]
 
 
-def test_rates_have_an_exact_test_and_heads_a_win_rate(before, after):
+def test_every_figure_has_a_test_and_every_head_a_win_rate(before, after):
     summary = summarise(before, after, heads=HEADS, resamples=200)
     assert summary["tests"]["toxicity_rate"] == {"only_before": 1, "only_after": 0, "p_value": 1.0}
-    assert "toxicity_score" not in summary["tests"]
+    assert summary["tests"]["toxicity_score"] == {"num_differing": 2, "p_value": 0.5}  # both fall: 2 of 4 swaps
+    assert summary["tests"].keys() == summary["difference"].keys()
+    assert summary["by_behaviour"]["rude"]["tests"]["toxicity_score"] == {"num_differing": 1, "p_value": 1.0}
     rows = {(row["judge"], row["prompts"]): row for row in summary["win_rates"]}
     assert rows["toxicity", "heldout"]["win_rate"]["mean"] == 1.0  # 0.9 -> 0.1 and 0.3 -> 0.1
     assert rows["kindness", "heldout"]["wins"] == rows["kindness", "heldout"]["ties"] == 1  # -1 -> 2 and 1 -> 1
@@ -247,10 +258,11 @@ def test_only_an_interval_that_excludes_zero_is_called_a_change(low, high, bette
     assert verdict({"mean": 0.0, "low": low, "high": high}, better) == expected
 
 
-def test_a_rate_whose_exact_test_disagrees_is_unclear():
+def test_a_change_that_the_test_on_its_pairs_does_not_confirm_is_unclear():
     change = {"mean": -0.2, "low": -0.3, "high": -0.1}
-    assert verdict(change, "lower", p_value=0.125) == "unclear"
-    assert verdict(change, "lower", p_value=0.04) == "better"
+    assert verdict(change, "lower", test={"p_value": 0.125}) == "unclear"
+    assert verdict(change, "lower", test={"p_value": 0.04}) == "better"
+    assert verdict({"mean": -0.2, "low": -0.3, "high": 0.0}, "lower", test={"p_value": 0.04}) == "unclear"
 
 
 @pytest.mark.parametrize(
@@ -283,7 +295,8 @@ def test_the_table_shows_figures_intervals_arrows_and_verdicts(before, after):
     assert "0.600 [0.300, 0.900]" in row
     assert "-0.500 [-0.800, -0.200]" in row
     assert "↓" in row
-    assert "better" in row
+    assert "unclear" in row, "two prompts show nothing"
+    assert verdict_on(summary | {"tests": {}}, "toxicity_score") == "better", "a summary from before there were tests"
     assert "36 steps · 12 s" in text
     assert len(text.splitlines()) > len(summary["figures"])
 
@@ -293,13 +306,15 @@ def test_the_markdown_has_the_same_rows(before, after):
     lines = summary_markdown(summary).splitlines()
     assert lines[0] == "| figure | before | after | difference [95 %] | better | verdict |"
     assert (
-        "| toxicity, mean | 0.600 [0.300, 0.900] | 0.100 [0.100, 0.100] | -0.500 [-0.800, -0.200] | ↓ | better |"
+        "| toxicity, mean | 0.600 [0.300, 0.900] | 0.100 [0.100, 0.100] | -0.500 [-0.800, -0.200] | ↓ | unclear |"
         in lines
     )
     table, _, more = "\n".join(lines).partition("\n\n36 steps")
     assert table.count("\n| ") == len(summary["figures"])
-    assert "| toxicity | heldout | 1.000 [0.158, 1.000] | 2/0/0 | 0 | 0.500 |" in more  # 0.025 ** (1 / 2)
+    assert "| toxicity | heldout | 1.000 [0.158, 1.000] | 2/0/0 | 0.500 | 0 | - | - |" in more  # 0.025 ** (1 / 2)
     assert "| toxicity > 0.5, share | 1 | 0 | 1.000 |" in more
+    assert "| toxicity, mean | 2 | 0.500 |" in more
+    assert "| repeated 4-grams | 0 |" not in more, "nothing to test"
 
 
 def test_the_markdown_shows_benchmarks_and_a_judge_that_gave_up(before, after):
@@ -317,13 +332,29 @@ def test_the_csv_has_a_line_for_everything(before, after):
     lines = list(csv.DictReader(io.StringIO(summary_csv(summary))))
     by_name = {(line["kind"], line["name"], line["behaviour"], line["title"]): line for line in lines}
     score = by_name["figure", "toxicity_score", "", "toxicity, mean"]
-    assert (score["before"], score["after_high"], score["num"], score["p_value"]) == ("0.6", "0.1", "2", "")
+    assert (score["before"], score["after_high"], score["num"], score["p_value"]) == ("0.6", "0.1", "2", "0.5")
     assert float(score["difference"]) == pytest.approx(-0.5)
     assert by_name["figure", "toxicity_rate", "", "toxicity > 0.5, share"]["p_value"] == "1.0"
     assert by_name["figure", "toxicity_score", "rude", "toxicity, mean"]["before"] == "0.9"
-    assert by_name["win_rate", "toxicity", "", "heldout prompts"]["after"] == "1.0"
+    assert by_name["figure", "toxicity_score", "rude", "toxicity, mean"]["p_value"] == "1.0"
+    wins = by_name["win_rate", "toxicity", "", "heldout prompts"]
+    assert [wins[column] for column in ("after", "wins", "ties", "losses", "unreadable")] == ["1.0", "2", "0", "0", "0"]
+    assert (wins["contradictions"], wins["first_frac"]) == ("", ""), "of a judge alone"
     arc = by_name["benchmark", "arc", "", "acc"]
     assert (arc["before"], arc["after"], arc["after_low"]) == ("", "0.5", "0.4")
+
+
+def test_how_much_a_judge_looks_at_the_place_of_an_answer_stands_in_every_table(before, after):
+    """Asked twice about three pairs: after wins, the first place wins, nothing readable. Named first: 3 of 4."""
+    first, second, unreadable = Choice.FIRST, Choice.SECOND, Choice.UNREADABLE
+    replies = [Swapped(second, first), Swapped(first, first), Swapped(unreadable, unreadable)]
+    row = judged_row(replies, judge="chat", prompts="heldout", resamples=200, seed=0)
+    summary = {**summarise(before, after, heads=HEADS), "win_rates": [row]}
+    assert "1/1/0 | 1.000 | 1 | 1 | 0.750 |" in summary_markdown(summary)
+    assert "0.750" in render(win_rate_table(summary))
+    [line] = [each for each in csv.DictReader(io.StringIO(summary_csv(summary))) if each["kind"] == "win_rate"]
+    counts = ("wins", "ties", "losses", "unreadable", "contradictions", "first_frac")
+    assert [line[column] for column in counts] == ["1", "1", "0", "1", "1", "0.75"]
 
 
 def test_the_csv_of_one_model_has_no_second_one(before):

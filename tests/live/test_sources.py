@@ -14,9 +14,10 @@ from negalign_ray.errors import ClusterError, ConfigError, RunEndedError
 from negalign_ray.events import Event, EventKind, EventLog
 from negalign_ray.live.conductor import ConductorSource
 from negalign_ray.live.facts import QueueFacts, RoleFacts
-from negalign_ray.live.folder import FolderSource
+from negalign_ray.live.folder import FolderSource, num_actors
 from negalign_ray.live.sources import UntilItEnds, open_source
 from negalign_ray.loops.pace import Pace
+from negalign_ray.settings import load_config
 
 
 class Clock:
@@ -43,6 +44,16 @@ def test_a_run_directory_tells_of_a_run_that_goes_on(run_dir):
         RoleFacts("sampler", None, "last line of its log", 10.0, weight_version=2, idle_frac=0.25, num=2),
         RoleFacts("learner", None, "last line of its log", 10.0, weight_version=3, idle_frac=0.8, num=1),
     )
+
+
+def test_actors_are_as_many_as_the_newest_step_says_else_as_the_settings_do(run_dir):
+    config = load_config(file=run_dir / "config.yaml")
+    config = config.model_copy(update={"scorers": config.scorers.model_copy(update={"num": 3})})
+    assert num_actors(config, [])["scorer"] == 3
+    counted = {"step": 2, "sampler/num": 4, "scorer/num": 5, "reference/num": 6}
+    assert num_actors(config, [{"step": 1, "scorer/num": 9}, counted]) == {
+        "sampler": 4, "scorer": 5, "reference": 6, "guide": 1, "learner": config.learners.num,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ def test_idle_is_the_time_of_the_steps_in_which_a_role_s_actors_did_not_work():
     # 10 s: two samplers worked 16 of 20 actor seconds, the reference 1 of 10; the learner waited 8.
     shares = idle_fracs(rows, num_actors={"sampler": 2, "reference": 1, "learner": 4})
     assert shares == pytest.approx({"sampler": 0.2, "reference": 0.9, "learner": 0.8})
+    assert idle_fracs(rows, num_actors={"reference": 4}) == pytest.approx({"reference": 0.9}), "the busiest one's"
     assert idle_fracs(rows[:1], num_actors={"sampler": 2}) == {}
 
 

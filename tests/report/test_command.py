@@ -55,6 +55,25 @@ def test_a_finished_run_has_a_report_with_as_many_texts_as_its_settings_allow(pa
     assert "all 144 prompts were left out" in (path / "report.html").read_text()
 
 
+@pytest.mark.parametrize("broken", ["max_samples: 0", "max_samples: none of them", "max_samples: [", "max_samples: -3"])
+def test_the_command_embeds_no_text_of_a_run_whose_settings_allow_none(path, tmp_path, broken):
+    """Also where they cannot be read, and beside another run that allows 1000."""
+    other = make_run(tmp_path / "other")
+    text = (path / "config.yaml").read_text()
+    assert "max_samples: 1000" in text
+    (path / "config.yaml").write_text(text.replace("max_samples: 1000", broken))
+    assert "0 of 24 evaluated prompts are embedded." in command(path).stdout
+    result = command(path, other, "--out", tmp_path / "both.html")
+    assert "0 of 48 evaluated prompts are embedded." in result.stdout
+    assert "all 288 prompts were left out" in (tmp_path / "both.html").read_text()
+    assert "7 of 48 evaluated" in command(path, other, "--out", tmp_path / "b.html", "--max-samples", 7).stdout
+
+
+def test_a_folder_with_a_summary_alone_embeds_what_it_has(path):
+    (path / "config.yaml").unlink()
+    assert "are embedded" not in command(path).stdout
+
+
 def test_a_run_may_be_without_a_report(path):
     try_report(config_of(path, "report.enabled=false"))
     assert not (path / "report.html").exists()

@@ -1,5 +1,7 @@
 """Charts as data: which metrics go together, how curves are thinned and smoothed."""
 
+from dataclasses import replace
+
 import pytest
 
 from negalign_ray.report.chart_list import sections
@@ -87,6 +89,28 @@ def test_only_the_largest_behaviours_are_drawn_and_the_chart_says_so():
     (chart,) = section.charts
     assert [line.label for line in chart.lines] == list("cdefghij")
     assert chart.note == "The 8 largest of 10 behaviours; all are in metrics.jsonl."
+
+
+def test_a_curve_of_evaluations_begins_with_the_initial_model_on_the_same_prompts(tmp_path):
+    """Answers 0 to 3 of the initial model score 0.40 to 0.43, the two to benign prompts 0.62 and 0.63."""
+    path = make_run(tmp_path / "demo")
+    text = (path / "config.yaml").read_text()
+    (path / "config.yaml").write_text(text.replace("every_num_prompts: 32", "every_num_prompts: 4"))
+    (run,) = read_runs([path])
+    measured = {
+        "eval/judge_score": 0.2,
+        "eval/judge_score_benign_prompts": 0.1,
+        "eval/version": 30,
+        "eval/answer_s": 1.0,
+    }
+    charts = charts_of(replace(run, rows=[*run.rows, {"step": 30, **measured}]))
+    assert (charts["judge score"].series[0].x, charts["judge score"].series[0].y) == ((0, 30), (0.415, 0.2))
+    assert charts["judge score benign prompts"].series[0].y == (0.625, 0.1)
+    assert charts["eval/version"].series[0].x == (30,)
+    (path / "evaluation.json").write_text('{"before": {}}')
+    (run,) = read_runs([path])
+    charts = charts_of(replace(run, rows=[*run.rows, {"step": 30, **measured}]))
+    assert charts["judge score"].series[0].x == (30,), "without an evaluation before there is no start"
 
 
 def test_what_is_measured_while_training_is_drawn_first_and_what_is_unknown_last_and_folded():

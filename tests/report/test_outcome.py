@@ -36,6 +36,20 @@ def test_main_figures_come_first_with_their_intervals_and_verdicts(tmp_path):
     ]  # fmt: skip
 
 
+def test_the_test_on_the_pairs_stands_beside_a_verdict_and_overrules_the_interval():
+    """Of 5 prompts the bootstrap is sure; the test can at best give 2 / 2^5. Of the behaviour: p below one in 1000."""
+    parts = by_behaviour({"a": (0.5, 0.1, -0.6, -0.2), "b": (0.5, 0.1, -0.6, -0.2)})
+    parts["a"]["tests"] = {"judge_score": {"num_differing": 5, "p_value": 0.0625}}
+    parts["b"]["tests"] = {"judge_score": {"num_differing": 20, "p_value": 0.0002}}
+    tests = {"judge_score": {"num_differing": 5, "p_value": 0.0625}}
+    figures = {"judge_score": (0.4, 0.3, -0.2, -0.1), "kl_per_token": (0.0, 0.2, 0.1, 0.3)}
+    run = RunFiles(None, "demo", summary=summary_of(figures, by_behaviour=parts, tests=tests))
+    shown = {row.key: (row.verdict, row.p_value) for row in figure_rows(run)}
+    assert shown == {"judge_score": ("unclear", "p = 0.062"), "kl_per_token": ("worse", "")}
+    found = {row.name: (row.verdict, row.p_value) for row in behaviour_rows(run)}
+    assert found == {"a": ("unclear", "p = 0.062"), "b": ("better", "p < 0.001")}
+
+
 def test_one_model_alone_has_values_and_nothing_else(tmp_path):
     run = RunFiles(
         tmp_path, "demo", summary=summary_of({"judge_score": (0.4, 0, 0, 0)}) | {"after": None, "difference": {}}
@@ -70,7 +84,9 @@ def test_win_rates_and_benchmarks_are_tables_where_the_summary_has_them():
     benchmarks = {"before": {"arc": {"acc": {"value": 0.31, "stderr": 0.02}}}, "after": {"arc": {}}}
     run = RunFiles(None, "demo", summary={"win_rates": [row], "lm_eval": benchmarks})
     wins, arc = judged_tables(run)
-    assert wins.rows == (("judge", "held-out", "0.700 [0.550, 0.850]", "12/4/4", "0", "0.077"),)
+    assert wins.rows == (("judge", "held-out", "0.700 [0.550, 0.850]", "12/4/4", "0.077", "0", "-", "-"),)
+    judged = RunFiles(None, "demo", summary={"win_rates": [row | {"contradictions": 7, "first_frac": 0.81}]})
+    assert judged_tables(judged)[0].rows[0][-2:] == ("7", "0.810")
     assert arc.headings == ("task", "metric", "before", "after")
     assert arc.rows == (("arc", "acc", "0.310 ± 0.020", "-"),)
     assert judged_tables(RunFiles(None, "demo")) == []

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from negalign_ray.report import write_report
+from negalign_ray.report import page, write_report
 from tests.report.runs import HOSTILE, make_run, write_json_lines
 
 VOID = {"meta", "input", "br", "link", "img", "line", "circle", "path", "rect"}
@@ -49,6 +49,15 @@ class Page(HTMLParser):
 @pytest.fixture
 def path(tmp_path):
     return make_run(tmp_path / "demo")
+
+
+def test_browsers_without_light_dark_get_every_colour_of_the_light_theme():
+    style = page._joined(page.STYLES)
+    declared = re.findall(r"(--[\w-]+): light-dark\(", style)
+    fallback = page.light_only(style)
+    assert style.count("light-dark(#") == len(declared) > 20, "colours stand in variables alone"
+    assert re.findall(r"(--[\w-]+): #\w+;", fallback) == declared
+    assert "--paper: #ffffff;" in fallback
 
 
 def report(*paths, max_samples=1000):

@@ -48,6 +48,17 @@ def test_busy_seconds_are_held_against_the_time_of_all_actors(tmp_path):
     assert [part.percent for part in samplers.parts] == [8.33, 91.67], "60 s of 30 steps of 2 and 30 of 4 samplers"
 
 
+def test_scorers_that_come_and_go_are_counted_step_by_step_and_references_by_the_busiest(tmp_path):
+    """60 steps of 4 s. One scorer, then 3: 480 actor seconds, 120 of them busy. 24 s of the busiest reference."""
+    (run,) = read_runs([make_run(tmp_path / "demo")])
+    rows = [
+        row | {"scorer/busy_s": 2.0, "scorer/num": 3 if row["step"] > 30 else 1, "reference/num": 5} for row in run.rows
+    ]
+    found = {bar.label: {part.label: part.percent for part in bar.parts} for bar in bars(replace(run, rows=rows))}
+    assert found["Scorers"] == {"busy": 25.0, "idle": 75.0}
+    assert found["References"] == {"busy": 10.0, "idle": 90.0}
+
+
 def test_a_run_without_steps_has_no_bars(tmp_path):
     path = make_run(tmp_path / "demo")
     (path / "metrics.jsonl").write_text("")

@@ -69,6 +69,25 @@ def test_an_interval_that_holds_zero_is_unclear_whatever_the_mean_did():
     )
 
 
+def test_a_headline_that_the_test_on_the_pairs_does_not_confirm_is_unclear():
+    tests = {"judge_score": {"num_differing": 5, "p_value": 0.0625}}
+    verdict = verdict_of(run({"judge_score": FELL}, tests=tests))
+    assert (verdict.tone, verdict.word) == ("unclear", "Unclear")
+    assert verdict.headline == (
+        "No clear change in the harm scored by judge: from 0.420 to 0.180 (95 % interval of the change −0.280 to "
+        "−0.210, but p = 0.062)."
+    )
+
+
+def test_a_judge_that_failed_is_named_without_what_its_address_holds():
+    error = "judge[0]: https://me:pw@host/v1?key=abc: 503 Service Unavailable"
+    (note,) = verdict_of(run({"judge_score": FELL}, judge_error=error)).notes
+    assert (note.lead, note.items[0][0]) == (
+        "No verdict by the judge",
+        "It failed: judge[0]: https://…@host/v1?key=… 503 Service Unavailable",
+    )
+
+
 def test_a_rate_whose_exact_test_disagrees_with_its_interval_is_unclear():
     tests = {"repetition_frac": {"only_before": 0, "only_after": 4, "p_value": 0.125}}
     figures = {"judge_score": FELL, "repetition_frac": (0.1, 0.2, 0.05, 0.15)}

@@ -28,6 +28,16 @@ def test_the_difference_from_the_first_run_is_paired_by_prompt(paths):
     assert second.differs, "every prompt differs by as much: no doubt, whatever the two intervals say"
 
 
+def test_shares_are_bold_only_where_the_exact_test_agrees(tmp_path):
+    """Of 22 answers four are above 0.5 under b alone: the interval excludes zero, p = 0.125. All 22 score higher."""
+    paths = [make_run(tmp_path / "a", after=0.15), make_run(tmp_path / "b", after=0.33)]
+    result = versus(read_runs(paths))
+    share = next(row for row in result.rows if row.title == "judge > 0.5, share").cells[1]
+    assert share.minus_first.interval == "+0.045 to +0.364"
+    assert not share.differs
+    assert harm_row(result).cells[1].differs
+
+
 def test_one_run_is_compared_with_nothing(paths):
     assert versus(read_runs(paths[:1])).rows == ()
 
@@ -43,6 +53,12 @@ def test_one_run_is_compared_with_nothing(paths):
         (
             lambda path: (path / "config.yaml").write_text(
                 (path / "config.yaml").read_text().replace("judges/one", "x")
+            ),
+            "it was judged by other heads",
+        ),
+        (
+            lambda path: (path / "config.yaml").write_text(
+                (path / "config.yaml").read_text().replace("direction: harm", "direction: help")
             ),
             "it was judged by other heads",
         ),
