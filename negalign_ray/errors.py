@@ -124,6 +124,14 @@ class MissingReferenceError(NegalignError, LookupError):
     """A group reached a loss that compares with references, but a response has no reference log-prob."""
 
 
+class UnknownMetricError(NegalignError):
+    """A metric is not in the catalogue: a mistake in the code that wrote it, so it is refused at once."""
+
+
+class NothingFinishedError(NegalignError):
+    """Every run of a comparison failed; the message lists them."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which `ray job stop`, Slurm, Kubernetes and systemd send: like Ctrl-C, not an error."""
 

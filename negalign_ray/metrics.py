@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
-from negalign_ray.errors import DataError, NegalignError
+from negalign_ray.errors import DataError, UnknownMetricError
 
 if TYPE_CHECKING:
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -25,10 +25,6 @@ Row = dict[str, float | int | None]
 FILE_NAME = "metrics.jsonl"
 NONFINITE = "conductor/nonfinite_values"
 TOTAL = "total"  # unit of what is counted since the start of the run
-
-
-class UnknownMetricError(NegalignError):
-    """A key is not in the catalogue: a mistake in the code that wrote it, so it is refused at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -477,8 +473,8 @@ class Sink(Protocol):
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """`values` are finite, by metric key."""
 
-    def close(self) -> None:
-        """Everything written is kept; no row comes after it."""
+    def close(self, *, failed: bool = False) -> None:
+        """Everything written is kept; no row comes after it. `failed`: the run ended with an error."""
 
 
 class TensorBoardSink:
@@ -499,7 +495,7 @@ class TensorBoardSink:
         scalars = [Summary.Value(tag=key, simple_value=value) for key, value in values.items()]
         self._events.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         if self._events is not None:
             self._events.close()
             self._events = None
@@ -544,9 +540,9 @@ class MetricsWriter:
         self._tell_sinks(lambda sink: sink.write(int(row["step"] or 0), measured))
         return row
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         self._file.close()
-        self._tell_sinks(lambda sink: sink.close())
+        self._tell_sinks(lambda sink: sink.close(failed=failed))
         self._sinks = []
 
     def _tell_sinks(self, tell: Callable[[Sink], None]) -> None:

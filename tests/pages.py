@@ -82,5 +82,6 @@ def documented_file(name: str, folder: Path) -> Path:
     run = re.fullmatch(r"runs/(\w+)/config\.yaml", name)
     assert run, f"{name} is neither shown in a document nor written by a run"
     path = folder / f"{run[1]}.yaml"
-    path.write_text(dump_config(load_config(preset=run[1])))
+    preset = "quickstart" if run[1] == "mine" else run[1]  # the README names a first run `mine`
+    path.write_text(dump_config(load_config(preset=preset)))
     return path

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 from negalign_ray import cli
 from negalign_ray.actors.host_memory import require_memory
 from negalign_ray.actors.memory import GIB, Memory
-from negalign_ray.actors.packing import Placement
+from negalign_ray.actors.packing import Node, Placement, require_seats
 from negalign_ray.errors import PlacementError
 from negalign_ray.machine import MachineMemory
 
@@ -55,13 +56,13 @@ AT_ONCE = {
         "sampling.num_sample=4: there is no such setting; did you mean sampling.num_samples (default 11)?",
         "learner.steps=3: there is no such setting; did you mean learners.steps (default 300)?",
     ),
-    "tabs": ("train --config tabs.yaml", 2, "tabs.yaml:3: found character", "indent with spaces, not with tabs"),
+    "tabs": ("train --config tabs.yaml", 2, "tabs.yaml:3: found character '\\t'", "indent with spaces, not with tabs"),
     "a list": ("train --config list.yaml", 2, "list.yaml holds a list, not sections", "write `section:`"),
     "no such file": ("train --config typoo.yaml", 2, "there is no file typoo.yaml", "did you mean typo.yaml?"),
     "a misspelt preset": (
         "train --preset quickstrat",
         2,
-        "preset='quickstrat' is neither",
+        "preset='quickstrat' is neither a preset nor a file",
         "did you mean 'quickstart'?",
     ),
     "a wrong type": (
@@ -106,7 +107,7 @@ AT_ONCE = {
     "a model that is not there": (
         "train --set model.path=./models/mine",
         4,
-        "model.path='./models/mine' is not a",
+        "model.path='./models/mine' is not a folder",
         "owner/name",
     ),
     "a folder that is no model": (
@@ -118,7 +119,7 @@ AT_ONCE = {
     "a run that is there": (
         "train --set run.name=taken",
         2,
-        "run.name=taken: runs/taken already holds",
+        "run.name=taken: runs/taken already holds a run",
         "run.overwrite=true",
     ),
     "the data command": ("data check columns.jsonl", 3, "columns.jsonl: the columns", "rename 'question' to 'prompt'"),
@@ -130,6 +131,36 @@ AT_ONCE = {
         "name",
     ),
 }
+
+PLAN_REFUSES = [
+    (
+        ("--set", "data.path=torn.jsonl"),
+        3,
+        "torn.jsonl: 1 of 6 rows are broken (1 malformed):\n  row 6: malformed: not JSON: Expecting value at",
+        "data.on_bad_row=skip",
+    ),
+    (
+        ("--preset", "dpo", "--set", "data.path=rows.jsonl"),
+        3,
+        "data.path='rows.jsonl' leaves no prompt to train on: of 30 sound prompts, 2",
+        "lack a good answer (column `chosen`, or `response` with `label: safe`), ",
+    ),
+    (
+        ("--set", "data.path=rows.jsonl", "--set", "method.name=custom", "--set", "method.target=mine.py:METHOD"),
+        2,
+        "method.target='mine.py:METHOD': there is no file 'mine.py'",
+        "correct the path",
+    ),
+]
+NO_HUB = "model.path='smollm2-135m-instrukt' is no folder here, and the hub could not be asked"
+NO_MEMORY = "the run needs about "
+NO_ROOM = "no place for "
+NO_CLUSTER = "RAY_ADDRESS=127.0.0.1:{port} names no cluster"
+PORT_TAKEN = "port {port} is taken"
+BEGINNINGS = [
+    *(begins for _, _, begins, _ in (*AT_ONCE.values(), *PLAN_REFUSES)),
+    *(NO_HUB, NO_MEMORY, NO_ROOM, NO_CLUSTER, PORT_TAKEN),
+]
 
 
 @pytest.fixture
@@ -200,29 +231,7 @@ def test_a_path_with_spaces_is_a_path(scratch, toy_model):
     assert result.exit_code == 0, result.output
 
 
-@pytest.mark.parametrize(
-    ("options", "code", "begins", "says"),
-    [
-        (
-            ("--set", "data.path=torn.jsonl"),
-            3,
-            "torn.jsonl: 1 of 6 rows are broken (1 malformed):\n  row 6: malformed: not JSON: Expecting value at",
-            "data.on_bad_row=skip",
-        ),
-        (
-            ("--preset", "dpo", "--set", "data.path=rows.jsonl"),
-            3,
-            "data.path='rows.jsonl' leaves no prompt to train on: of 30 sound prompts, 2",
-            "lack a good answer (column `chosen`, or `response` with `label: safe`), ",
-        ),
-        (
-            ("--set", "data.path=rows.jsonl", "--set", "method.name=custom", "--set", "method.target=mine.py:METHOD"),
-            2,
-            "method.target='mine.py:METHOD': there is no file 'mine.py'",
-            "correct the path",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("options", "code", "begins", "says"), PLAN_REFUSES)
 def test_what_the_plan_refuses_is_one_message_too(call, toy_model, options, code, begins, says):
     exit_code, message = call("train", "--dry-run", "--set", f"model.path={toy_model}", *LONG_TOKENS, *options)
     assert exit_code == code
@@ -234,7 +243,7 @@ def test_without_a_network_a_hub_name_ends_in_what_to_do_instead(call):
     """HF_HUB_OFFLINE is set for all tests; a name near a packaged one is offered."""
     code, message = call("train", "--dry-run", "--set", "model.path=smollm2-135m-instrukt")
     assert code == 4
-    assert message.startswith("model.path='smollm2-135m-instrukt' is no folder here, and the hub could not be asked")
+    assert message.startswith(NO_HUB)
     assert "set model.path=FOLDER" in message
     assert message.rstrip().endswith("Did you mean 'smollm2-135m-instruct'?")
     code, message = call("train", "--dry-run", "--set", "data.path=someone/some-rows")
@@ -263,7 +272,7 @@ def test_a_model_too_large_for_this_machine_is_refused_with_the_sums(call, giant
     line = ("train", "--dry-run", "--set", f"model.path={giant}", "--set", "data.path=rows.jsonl", *LONG_TOKENS)
     code, message = call(*line)
     assert code == 5
-    assert message.startswith("the run needs about ")
+    assert message.startswith(NO_MEMORY)
     assert "GiB of memory, and this machine has " in message
     assert "(learner " in message
     assert "learners.lora={r: 16}" in message
@@ -290,12 +299,19 @@ def test_memory_that_is_there_but_in_use_is_a_warning(caplog):
     assert "needs about 2.0 GiB of memory (sampler 2.0 GiB), and 1.0 GiB are free: end other work" in caplog.text
 
 
+def test_a_role_without_a_place_is_told_with_the_sums():
+    with pytest.raises(
+        PlacementError, match=rf"^{NO_ROOM}1 of 1 sampler bundle\(s\) of 8 CPU each. The cluster has 1 "
+    ):
+        require_seats([Placement("sampler", 1, cpus=8.0, gpus=0.0, threads=1)], [Node("here", 2)])
+
+
 # Busy and silent ports
 
 
 def test_an_address_where_nothing_listens_is_refused_before_ray_waits_for_it(monkeypatch):
     from negalign_ray.actors.cluster import start_ray
-    from negalign_ray.errors import RoleError
+    from negalign_ray.errors import ClusterError
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -305,7 +321,7 @@ def test_an_address_where_nothing_listens_is_refused_before_ray_waits_for_it(mon
     def never(**_):
         raise AssertionError("Ray was asked")
 
-    with pytest.raises(RoleError, match=rf"RAY_ADDRESS=127.0.0.1:{port} names no cluster .*refused.*unset RAY_ADDRESS"):
+    with pytest.raises(ClusterError, match=rf"^{NO_CLUSTER.format(port=port)} .*refused.*unset RAY_ADDRESS"):
         start_ray(init=never)
 
 
@@ -317,4 +333,25 @@ def test_the_example_service_says_that_its_port_is_taken():
         command = [sys.executable, str(ROOT / "examples" / "05_reward_service.py"), port]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr == f"port {port} is taken; name another one: python examples/05_reward_service.py PORT\n"
+    assert (
+        done.stderr == f"{PORT_TAKEN.format(port=port)}; name another one: python examples/05_reward_service.py PORT\n"
+    )
+
+
+# The page
+
+
+def promised() -> list[tuple[str, str]]:
+    """(situation, how its message begins) of docs/troubleshooting.md; a situation may have several."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    table = page.partition("## The first five minutes\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.strip().splitlines()[2:]]
+    return [(what, text) for what, begins, _ in rows for text in re.findall(r"`([^`]+)`", begins)]
+
+
+@pytest.mark.parametrize(("what", "text"), promised(), ids=lambda part: part[:40])
+def test_a_message_on_the_page_begins_as_one_that_a_test_here_provokes(what, text):
+    """`...` on the page stands for anything. `text` is the beginning of what a test found at the beginning."""
+    known = re.escape(text).replace(re.escape("..."), ".+")
+    further_on = [f"{begins} {says}" for _, _, begins, says in PLAN_REFUSES]
+    assert any(re.match(known, begins, re.DOTALL) for begins in (*BEGINNINGS, *further_on)), (what, text)

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from negalign_ray.errors import DataError
+from negalign_ray.errors import DataError, UnknownMetricError
 from negalign_ray.methods import METHODS
 from negalign_ray.metrics import (
     METRICS,
     MetricsWriter,
-    UnknownMetricError,
     metric_for,
     read_metrics,
 )

@@ -4,6 +4,8 @@ import logging
 import os
 import subprocess
 import sys
+import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,22 +16,55 @@ from negalign_ray.config import Config, RunConfig
 from negalign_ray.errors import ConfigError
 from negalign_ray.metrics import MetricsWriter, read_metrics
 from negalign_ray.settings import load_config
-from negalign_ray.trackers import NO_REPORTS, TRACKERS, mlflow_key, open_trackers, require_installed
+from negalign_ray.trackers import (
+    MAX_ROWS_BEHIND,
+    NO_REPORTS,
+    TRACKERS,
+    Trackers,
+    mlflow_key,
+    open_trackers,
+    require_installed,
+)
 
 ROWS = ((1, {"learner/loss": 0.75, "behaviour/Why? Me!/margin_nats": -1.5}), (2, {"learner/loss": 0.5}))
 
 
 class Noting:
     def __init__(self, fail_at: int | None = None) -> None:
-        self.rows, self.closed, self.fail_at = [], 0, fail_at
+        self.rows, self.closed, self.failed, self.fail_at = [], 0, None, fail_at
 
     def write(self, step, values) -> None:
         if step == self.fail_at:
             raise OSError("disk full")
         self.rows.append((step, dict(values)))
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         self.closed += 1
+        self.failed = failed
+
+
+class Hanging(Noting):
+    """Its server takes the first row and does not answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.answers = threading.Event(), threading.Event()
+
+    def write(self, step, values) -> None:
+        self.asked.set()
+        self.answers.wait(60)
+        super().write(step, values)
+
+
+@pytest.fixture
+def hanging():
+    sink = Hanging()
+    yield sink
+    sink.answers.set()
+
+
+def refused() -> Noting:
+    raise ConnectionError("no server at 127.0.0.1:5000")
 
 
 def test_a_sink_gets_the_measured_values_of_every_row_and_is_closed_once(tmp_path):
@@ -54,6 +89,65 @@ def test_a_sink_that_fails_is_given_up_with_a_warning_and_the_rows_and_other_sin
     assert [step for step, _ in fine.rows] == [1, 2]
     assert (failing.rows, failing.closed) == ([], 0)
     assert [record.getMessage() for record in caplog.records] == ["Noting is given up: OSError: disk full"]
+
+
+def test_a_tracker_that_cannot_be_opened_is_given_up_with_a_warning_and_the_run_and_other_trackers_go_on(
+    tmp_path, caplog
+):
+    fine = Noting()
+    config = Config(run=RunConfig(name="mine", dir=tmp_path, trackers=("wandb", "mlflow")))
+    known = {"wandb": lambda run_dir, **_: refused(), "mlflow": lambda run_dir, **_: fine}
+    with MetricsWriter(config.run_dir, tensorboard=False, sinks=open_trackers(config, known=known)) as writer:
+        for step, values in ROWS:
+            writer.write(step, values)
+    assert len(read_metrics(config.run_dir)) == 2
+    assert ([step for step, _ in fine.rows], fine.closed) == ([1, 2], 1)
+    assert [record.getMessage() for record in caplog.records] == [
+        "run.trackers: wandb is given up: ConnectionError: no server at 127.0.0.1:5000"
+    ]
+
+
+def test_a_tracker_that_hangs_delays_no_step_and_no_other_tracker_and_the_end_for_a_moment_only(hanging, caplog):
+    fine = Noting()
+    trackers = Trackers({"wandb": lambda: hanging, "mlflow": lambda: fine})
+    started_s = time.monotonic()
+    for step in range(50):
+        trackers.write(step, {"learner/loss": 0.5})
+    assert hanging.asked.wait(10)
+    trackers.close(failed=True, within_s=0.2)
+    assert time.monotonic() - started_s < 10
+    assert (len(fine.rows), fine.closed, fine.failed) == (50, 1, True)
+    [record] = caplog.records
+    assert record.getMessage().startswith("run.trackers: wandb is given up: the run ends, and it still has not taken")
+
+
+def test_a_tracker_that_is_slow_to_open_gets_every_row_in_order():
+    opens, sink = threading.Event(), Noting()
+
+    def slow() -> Noting:
+        opens.wait(60)
+        return sink
+
+    trackers = Trackers({"wandb": slow})
+    for step, values in ROWS:
+        trackers.write(step, values)
+    assert sink.rows == []
+    opens.set()
+    trackers.close()
+    assert sink.rows == list(ROWS)
+    assert sink.failed is False
+
+
+def test_rows_of_a_tracker_that_takes_none_are_not_kept_for_ever(hanging, caplog):
+    trackers = Trackers({"wandb": lambda: hanging})
+    for step in range(MAX_ROWS_BEHIND + 100):
+        trackers.write(step, {})
+    [record] = caplog.records
+    assert record.getMessage() == f"run.trackers: wandb is given up: it is more than {MAX_ROWS_BEHIND} rows behind"
+    hanging.answers.set()
+    trackers.close()
+    assert len(caplog.records) == 1
+    assert len(hanging.rows) <= 1, "what it was given up for is not written afterwards"
 
 
 def test_a_tracker_that_is_not_installed_is_refused_with_what_to_install():
@@ -91,11 +185,12 @@ def write_rows(tmp_path, monkeypatch):
         monkeypatch.setenv(variable, "")
         monkeypatch.delenv(variable)
 
-    def write(name: str) -> Path:
+    def write(name: str, *, rows=ROWS, failed: bool = False) -> Path:
         config = Config(run=RunConfig(name="mine", dir=tmp_path, trackers=(name,)))
-        with MetricsWriter(config.run_dir, tensorboard=False, sinks=open_trackers(config)) as writer:
-            for step, values in ROWS:
-                writer.write(step, values)
+        writer = MetricsWriter(config.run_dir, tensorboard=False, sinks=open_trackers(config))
+        for step, values in rows:
+            writer.write(step, values)
+        writer.close(failed=failed)
         return config.run_dir
 
     return write
@@ -119,21 +214,24 @@ def test_wandb_keeps_an_offline_run_in_the_run_directory(write_rows, caplog):
 
 
 @needs("mlflow", "sqlalchemy")  # mlflow-skinny alone has no local store
-def test_mlflow_keeps_every_value_with_its_step_and_a_second_run_beside_it(write_rows, caplog):
+def test_mlflow_keeps_every_value_with_its_step_and_a_resumed_run_goes_on_in_the_same_one(write_rows, caplog):
     from mlflow import MlflowClient
 
-    for _ in range(2):
-        run_dir = write_rows("mlflow")
-    assert not [record for record in caplog.records if record.name == "negalign_ray.metrics"]
+    run_dir = write_rows("mlflow", failed=True)
     client = MlflowClient(tracking_uri=f"sqlite:///{run_dir / 'mlflow' / 'mlflow.db'}")
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     [experiment] = [each for each in client.search_experiments() if each.name == "negalign_ray"]
-    runs = client.search_runs([experiment.experiment_id])
-    assert [(run.info.run_name, run.info.status) for run in runs] == [("mine", "FINISHED")] * 2
-    history = client.get_metric_history(runs[0].info.run_id, "learner/loss")
-    assert [(metric.step, metric.value) for metric in history] == [(1, 0.75), (2, 0.5)]
-    assert runs[0].data.metrics["behaviour/Why_ Me_/margin_nats"] == -1.5
+    [run] = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_name, run.info.status) == ("mine", "FAILED")
+    assert run.data.metrics["behaviour/Why_ Me_/margin_nats"] == -1.5
     assert list(run_dir.glob("mlflow/artifacts/*/artifacts/settings.json"))
+
+    write_rows("mlflow", rows=((3, {"learner/loss": 0.25}),))
+    [run] = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    history = client.get_metric_history(run.info.run_id, "learner/loss")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 0.75), (2, 0.5), (3, 0.25)]
+    assert not [record for record in caplog.records if record.name.startswith("negalign_ray")]
 
 
 @needs("trackio")

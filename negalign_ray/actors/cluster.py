@@ -16,7 +16,7 @@ from negalign_ray.actors.packing import Node, Placement, explain_missing, requir
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.token import ensure_token
 from negalign_ray.config import OBJECT_STORE_BYTES
-from negalign_ray.errors import PlacementError, RoleError, TokenError
+from negalign_ray.errors import ClusterError, PlacementError, RoleError, TokenError
 
 log = logging.getLogger(__name__)
 RAY_TRAIN = {
@@ -100,8 +100,8 @@ def stop_ray() -> None:
 def start_ray(namespace: str | None = None, *, init: Callable[..., Any] = ray.init) -> None:
     """A local cluster is token-authenticated (see the package's __init__), logs to files, its dashboard on loopback.
 
-    Raises RoleError (role cluster) when Ray does not start, or when the cluster of RAY_ADDRESS cannot be joined, and
-    TokenError when that cluster refuses this process's token.
+    Raises RoleError (role cluster) when Ray does not start here, ClusterError when the cluster of RAY_ADDRESS cannot be
+    joined, and TokenError when that cluster refuses this process's token.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what hides no GPU; see device_of
     for name, value in RAY_TRAIN.items():
@@ -152,13 +152,12 @@ def token_error(address: str) -> TokenError:
     )
 
 
-def _start_error(error: Exception, address: str | None) -> RoleError:
+def _start_error(error: Exception, address: str | None) -> ClusterError | RoleError:
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
     if address:
-        return RoleError(
+        return ClusterError(
             f"RAY_ADDRESS={address} names no cluster that can be joined ({reason}); look at `ray status` there. "
-            "Correct it, give this process that cluster's RAY_AUTH_TOKEN, or unset RAY_ADDRESS to start a cluster here",
-            role="cluster",
+            "Correct it, give this process that cluster's RAY_AUTH_TOKEN, or unset RAY_ADDRESS to start a cluster here."
         )
     return RoleError(
         f"Ray did not start on this machine ({reason}); see gcs_server.err and raylet.err in session_latest/logs of "

@@ -321,8 +321,11 @@ class Conductor:
         """Waits for copies of checkpoints that are on their way; what went wrong with them, one line each."""
         return await self._sealer.finish()
 
-    async def close(self) -> dict[str, int]:
-        """Ends open orders, kills the roles, learners that are still there too, and returns how every order ended."""
+    async def close(self, *, failed: bool = False) -> dict[str, int]:
+        """Ends open orders, kills the roles, learners that are still there too, and returns how every order ended.
+
+        `failed`: the run ended with an error; trackers that know failed runs are told.
+        """
         if self._midrun is not None:
             self._midrun.cancel()
             await self._midrun.end()
@@ -335,12 +338,12 @@ class Conductor:
             outcomes = {"issued": ledger.issued} | {str(key): count for key, count in ledger.outcomes.items()}
         self._fleet.kill()
         self._learners.kill()
-        self._close_metrics()
+        await asyncio.to_thread(self._close_metrics, failed)
         return outcomes
 
-    def _close_metrics(self) -> None:
+    def _close_metrics(self, failed: bool) -> None:
         try:
-            self._metrics.close()
+            self._metrics.close(failed=failed)
         except OSError as error:  # what did not fit onto the disk
             log.warning("metrics.jsonl: %s", reason_of(error))
 

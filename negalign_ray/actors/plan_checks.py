@@ -13,9 +13,9 @@ from negalign_ray.config import CheckpointsConfig, Config, CustomConfig
 from negalign_ray.data.chat import ChatTokenizer
 from negalign_ray.data.instructions import Instruction
 from negalign_ray.engines.uploads import open_remote
-from negalign_ray.errors import ConfigError
+from negalign_ray.errors import ConfigError, UnknownMetricError
 from negalign_ray.methods.custom_check import check_method
-from negalign_ray.metrics import UnknownMetricError, metric_for
+from negalign_ray.metrics import metric_for
 from negalign_ray.models.dtype import ComputeDtype, require_exact_accumulation
 from negalign_ray.records import Polarity, Prompt
 from negalign_ray.trackers import require_installed

@@ -59,7 +59,7 @@ class PrometheusSink:
     def happened(self, kind: EventKind) -> None:
         self._record(EVENTS, 1.0, kind=str(kind))
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """Nothing: Ray lets go of the gauges when their process ends."""
 
     def _count_to(self, series: Series, total: float, **labels: str) -> None:

@@ -153,7 +153,7 @@ class _Run:
             summary = self._evaluate_train_evaluate()
             summary["failed_uploads"] = self._finish_uploads()
         except BaseException as error:
-            ends = ", ".join(f"{number} {name}" for name, number in self._close().items())
+            ends = ", ".join(f"{number} {name}" for name, number in self._close(failed=True).items())
             reason = f"{type(error).__name__}: {error}; orders: {ends or 'unknown'}"
             self._events.record(Event(EventKind.FAILED, reason))
             raise
@@ -170,10 +170,10 @@ class _Run:
         deadlines = self._config.deadlines
         return self._call("finish_uploads", deadline_s=2 * deadlines.upload_s + deadlines.checkpoint_s)
 
-    def _close(self) -> dict[str, int]:
+    def _close(self, *, failed: bool = False) -> dict[str, int]:
         """How every order ended. Never hides the error that ended the run: a failure to close is only logged."""
         try:
-            return self._call("close", deadline_s=CLOSE_S)
+            return self._call("close", deadline_s=CLOSE_S, failed=failed)
         except NegalignError as error:
             log.warning("%s", error)
             return {}
@@ -268,10 +268,10 @@ class _Run:
         except StallError as error:
             raise self._stall(None, still_s=stall_s) from error
 
-    def _call(self, method: str, *arguments: Any, deadline_s: float | None = None) -> Any:
+    def _call(self, method: str, *arguments: Any, deadline_s: float | None = None, **named: Any) -> Any:
         deadline_s = deadline_s or self._config.deadlines.sample_s + self._config.deadlines.start_s
         try:
-            return ray.get(getattr(self._conductor, method).remote(*arguments), timeout=deadline_s)
+            return ray.get(getattr(self._conductor, method).remote(*arguments, **named), timeout=deadline_s)
         except ray.exceptions.GetTimeoutError:
             raise StallError(f"no answer to `{method}` within {deadline_s:g} s", role="conductor") from None
         except ray.exceptions.RayError as error:

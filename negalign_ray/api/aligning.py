@@ -33,7 +33,15 @@ def align(
 ) -> Run:
     """Align a model with examples of what it must not say, and return the finished run.
 
-        run = align([{"prompt": "Hi!", "rejected": "Go away."}, ...], learners={"steps": 40}, out="runs/polite")
+        run = align(
+            [{"prompt": "Hi!", "rejected": "Go away."}, ...],
+            sampling={"num_samples": 4, "online_from_step": 0},
+            learners={"steps": 40},
+            out="runs/polite",
+        )
+
+    The preset d2o holds the paper's values: its first 200 steps train on answers of the initial model, 11 a prompt.
+    With fewer steps set `online_from_step` lower, so that the model trains on answers of its own.
 
     Args:
         negatives: Rows with the columns of any data format (a list of dictionaries, a `datasets.Dataset`), or a path or

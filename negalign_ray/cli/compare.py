@@ -9,15 +9,11 @@ from rich.console import Console
 from negalign_ray.actors.compare import compare
 from negalign_ray.actors.run import OnStatus
 from negalign_ray.cli.progress import Progress
-from negalign_ray.errors import NegalignError
+from negalign_ray.errors import NothingFinishedError
 from negalign_ray.evaluation.comparison_table import comparison_table
 from negalign_ray.settings.comparison import load_comparison
 
 FILES = ("compare.md", "compare.csv", "compare.json", "compare.png")
-
-
-class NothingFinishedError(NegalignError):
-    """Every run of a comparison failed."""
 
 
 def run_comparison(file: Path, *, out_dir: Path, overrides: Sequence[str], out: Console, err: Console) -> bool:

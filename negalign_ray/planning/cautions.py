@@ -9,6 +9,8 @@ from negalign_ray.actors.packing import Node, Placement, Seating
 from negalign_ray.actors.plan import Plan
 from negalign_ray.config import OBJECT_STORE_BYTES
 
+NEVER_ONLINE = 1_000_000  # sampling.online_from_step of presets whose samples are meant to be the initial model's
+
 
 def memory_warnings(
     places: Sequence[Placement], memory: Mapping[str, Memory], seating: Seating, nodes: Sequence[Node]
@@ -70,4 +72,14 @@ def object_store_warnings(memory: Memory) -> Iterator[str]:
             f"two versions of the weights ({2 * memory.weights / GIB:.1f} GiB) exceed the object store of "
             f"{OBJECT_STORE_BYTES / GIB:.0f} GiB that a run starts, and spill to disk; start a cluster with more "
             "(`ray start --head --object-store-memory BYTES`) and name it by RAY_ADDRESS."
+        )
+
+
+def online_warnings(plan: Plan) -> Iterator[str]:
+    """A run too short to reach T0, as a few steps of a preset with the paper's values are."""
+    start, steps = plan.config.sampling.online_from_step, plan.config.learners.steps
+    if plan.num_samples and steps <= start < NEVER_ONLINE:
+        yield (
+            f"sampling.online_from_step={start} is not below learners.steps={steps}: all answers come from the initial "
+            f"model, none from the one in training; set it to 0, or to {NEVER_ONLINE} where that is meant."
         )

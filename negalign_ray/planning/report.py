@@ -13,7 +13,13 @@ from negalign_ray.actors.plan import Plan, make_plan
 from negalign_ray.config import Config
 from negalign_ray.errors import ConfigError
 from negalign_ray.planning.bench_file import read_bench
-from negalign_ray.planning.cautions import device_warnings, kv_cache_warnings, memory_warnings, object_store_warnings
+from negalign_ray.planning.cautions import (
+    device_warnings,
+    kv_cache_warnings,
+    memory_warnings,
+    object_store_warnings,
+    online_warnings,
+)
 from negalign_ray.planning.costs import Costs, costs_of
 from negalign_ray.planning.estimate import Estimate, estimate
 from negalign_ray.planning.simulate import Prediction, simulate
@@ -99,6 +105,7 @@ def _seated(plan: Plan, nodes: tuple[Node, ...], where: str) -> Report:
             *device_warnings(plan),
             *evaluation_warnings(plan),
             *(object_store_warnings(memory["sampler"]) if where == THIS_MACHINE else ()),
+            *online_warnings(plan),
         ),
     )
 

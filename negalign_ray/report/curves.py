@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
 
-from negalign_ray.metrics import TOTAL, UnknownMetricError, metric_for
+from negalign_ray.errors import UnknownMetricError
+from negalign_ray.metrics import TOTAL, metric_for
 from negalign_ray.report.chart_list import ChartPlan, Line, SectionPlan, sections
 from negalign_ray.report.read import RunFiles
 from negalign_ray.report.start import initial_figures

@@ -8,7 +8,7 @@ from ray._private.services import canonicalize_bootstrap_address
 
 from negalign_ray.actors.cluster import init_settings, live_nodes, require_room, start_ray
 from negalign_ray.actors.packing import Placement
-from negalign_ray.errors import PlacementError, RoleError
+from negalign_ray.errors import ClusterError, PlacementError, RoleError
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,9 @@ def test_an_address_where_no_cluster_answers_is_named(monkeypatch):
     def init(**settings):
         raise ConnectionError("could not connect\nto the GCS")
 
-    with pytest.raises(RoleError, match=r"RAY_ADDRESS=10\.0\.0\.1:1 .*could not connect to the GCS.*unset RAY_ADDRESS"):
+    with pytest.raises(
+        ClusterError, match=r"^RAY_ADDRESS=10\.0\.0\.1:1 .*could not connect to the GCS.*unset RAY_ADDRESS"
+    ):
         start_ray(init=init)
 
 

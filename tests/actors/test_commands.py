@@ -1,4 +1,5 @@
-"""The commands of the README, one after another, on the toy model: train, evaluate the result, try it."""
+"""train, evaluate and generate one after another, each on what the one before has written: the steps of the README, with
+settings for the toy model. Its lines as they stand: tests/test_docs_commands.py."""
 
 import json
 

@@ -1,8 +1,9 @@
-"""The harness's command, its results and its failures; a stand-in process takes the place of the harness."""
+"""The harness's command, its results and its failures; a stand-in process takes its place, but for the last test."""
 
 import json
 import stat
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -158,3 +159,37 @@ def test_no_task_is_refused(tasks):
 def test_options_that_this_command_sets_are_refused(options):
     with pytest.raises(ConfigError, match="is set by this command"):
         LmEval(("arc",), options)
+
+
+TASK = """
+task: animals
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {rows}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: "{{{{answer}}}}"
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("lm_eval") is None, reason="not installed: lm_eval")
+def test_the_harness_itself_measures_a_model_on_a_task_of_ones_own(toy_model, tmp_path):
+    """Without a network: the rows are a file. Four questions, so that the accuracy is a number of quarters."""
+    rows = tmp_path / "rows.jsonl"
+    asked = [{"question": f"Predators {n} eat", "choices": ["grass", "bunnies"], "answer": n % 2} for n in range(4)]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "animals.yaml").write_text(TASK.format(rows=rows))
+    include = ("--include_path", str(tmp_path / "tasks"))
+    with pytest.raises(ConfigError, match=r"no task animalz \(near it: animals"):
+        LmEval(("animalz",), include).require_tasks()
+    lm_eval = LmEval(("animals",), include)
+    lm_eval.require_installed()
+    lm_eval.require_tasks()
+    found = lm_eval.run(toy_model, out=tmp_path / "out", device="cpu", dtype="float32", deadline_s=280.0)
+    assert set(found) == {"animals"}
+    assert found["animals"]["acc"]["value"] in (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert found["animals"]["acc"]["stderr"] is not None

@@ -4,8 +4,11 @@ import re
 
 import pytest
 
-from negalign_ray.metrics import METRICS, TOTAL, UnknownMetricError
-from negalign_ray.monitoring.series import HISTOGRAMS, OF_RUNS, SERIES, Kind, labelled
+from negalign_ray.errors import UnknownMetricError
+from negalign_ray.events import EventKind
+from negalign_ray.metrics import METRICS, TOTAL
+from negalign_ray.monitoring.series import EVENTS, HISTOGRAMS, OF_RUNS, SERIES, Kind, labelled
+from tests.pages import PAGES, ROOT, blocks
 
 ALL = [*SERIES.values(), *OF_RUNS]
 
@@ -65,3 +68,43 @@ def test_the_labels_of_a_series_are_what_its_key_leaves_open():
         assert series.labels == ("run", *labels)
     with pytest.raises(UnknownMetricError, match="not in the catalogue"):
         labelled("learner/los")
+
+
+EXPRESSIONS = [
+    expression
+    for page in PAGES
+    for text in blocks(page, "text", "yaml", "promql")
+    for expression in re.findall(r"^[^#\n].*ray_negalign_.*$", text, re.MULTILINE)
+]
+
+
+def test_every_series_that_the_documents_ask_for_is_exported_with_those_labels():
+    assert len(EXPRESSIONS) >= 5
+    known = {series.exported: series for series in ALL}
+    for expression in EXPRESSIONS:
+        for name, labels in re.findall(r"\b(ray_negalign_\w+)({[^}]*})?", expression):
+            assert name in known, expression
+            assert set(re.findall(r"(\w+)=", labels)) <= set(known[name].labels), expression
+        for kinds in re.findall(r'kind=~?"([^"]*)"', expression):
+            assert set(kinds.split("|")) <= counted_kinds(), "an event that reaches Prometheus"
+
+
+def counted_kinds() -> set[str]:
+    return set(re.findall(r"\w+", EVENTS.meaning.partition("by kind: ")[2]))
+
+
+def test_an_event_is_counted_or_the_page_says_that_it_is_not():
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    told = page.partition("Events are those that the conductor writes: ")[2]
+    written, _, rest = told.partition(". The\nlines ")
+    assert set(re.findall(r"`(\w+)`", written)) == counted_kinds()
+    assert set(re.findall(r"`(\w+)`", rest.partition(" of `events.jsonl`")[0])) == set(EventKind) - counted_kinds()
+
+
+def test_the_alert_on_events_sees_the_first_one():
+    """increase() of a counter that is born at 1 is 0: the expression also asks what was not there before."""
+    alert = [expression for expression in EXPRESSIONS if "run_events_total" in expression]
+    [series] = {found for text in alert for found in re.findall(r"ray_negalign_run_events_total{[^}]*}", text)}
+    assert "".join(f"{line} " for line in alert).strip() == (
+        f"({series} unless {series} offset 10m) > 0 or increase({series}[10m]) > 0"
+    )

@@ -11,11 +11,18 @@ from negalign_ray import cli
 from negalign_ray.actors.memory import Memory, ModelSize
 from negalign_ray.actors.packing import Node, Placement, seat
 from negalign_ray.errors import ConfigError
-from negalign_ray.planning.cautions import device_warnings, kv_cache_warnings, memory_warnings, object_store_warnings
+from negalign_ray.planning.cautions import (
+    NEVER_ONLINE,
+    device_warnings,
+    kv_cache_warnings,
+    memory_warnings,
+    object_store_warnings,
+    online_warnings,
+)
 from negalign_ray.planning.cluster_spec import parse_cluster
 from negalign_ray.planning.render import render
 from negalign_ray.planning.report import Report, make_report
-from negalign_ray.settings import dump_config
+from negalign_ray.settings import dump_config, list_presets, load_config
 from tests.planning.figures import bench_figures, make_plan_of
 
 GIB = 2**30
@@ -159,3 +166,22 @@ def test_weights_that_outgrow_the_object_store_are_told_before_they_spill():
     assert list(object_store_warnings(Memory(weights=2 * GIB))) == []
     (warning,) = object_store_warnings(Memory(weights=3 * GIB))
     assert "two versions of the weights (6.0 GiB) exceed the object store of 4 GiB" in warning
+
+
+def test_a_run_too_short_to_train_on_answers_of_its_own_is_told_so():
+    def warned(start: int, steps: int, *more: str) -> list[str]:
+        return list(
+            online_warnings(make_plan_of(f"sampling.online_from_step={start}", f"learners.steps={steps}", *more))
+        )
+
+    (warning,) = warned(200, 40)
+    assert warning.startswith("sampling.online_from_step=200 is not below learners.steps=40: all answers come from the")
+    assert [len(warned(*numbers)) for numbers in ((40, 40), (39, 40), (0, 40), (1_000_000, 40))] == [1, 0, 0, 0]
+
+
+def test_no_preset_is_told_so_unless_it_is_shortened():
+    """`never` in a preset is its purpose: d2o_no_sampling, rrhf, dpo_full."""
+    for preset in list_presets():
+        config = load_config(preset=preset.name)
+        start, steps = config.sampling.online_from_step, config.learners.steps
+        assert start < steps or start >= NEVER_ONLINE or not config.sampling.num_samples, preset.name
