@@ -21,10 +21,12 @@ def test_a_judge_is_fitted_on_a_share_of_the_prompts_and_the_rest_is_written_out
     result = CliRunner().invoke(app, [*command, *limits])
     assert result.exit_code == 0, result.output
     assert "AUROC    1.000" in result.output
+    assert "input: response" in result.output
 
     head = LinearHead.load(tmp_path / "out" / "judge")
     rude, kind = head.score([("question", "you fool, go away"), ("question", "gladly, here is how")])
     assert rude > 0.5 > kind
+    assert head.card.text_input == "response"
     assert (head.card.num_harmful, head.card.num_benign) == (30, 30)
     rest = [json.loads(line) for line in (tmp_path / "out" / "rest.jsonl").read_text().splitlines()]
     assert len({row["prompt"][0]["content"] for row in rest}) == 30

@@ -48,8 +48,9 @@ def load_prompts(
     """Read `config.path` (and `config.heldout_path`) for a method that needs answers of the roles `needs`.
 
     The split depends on the prompts and the seed only, not on `needs`, so that methods are compared on the same
-    held-out prompts. `config.limit` bounds train + heldout after the split, keeping their proportion; with a
-    heldout_path it bounds train. DataError: broken rows under on_bad_row=refuse, or nothing left to train on.
+    held-out prompts. `config.limit` bounds all of it after the split, keeping the proportion: held-out prompts before
+    `needs` are looked at, those to train on after; with a heldout_path it bounds train. DataError: broken rows under
+    on_bad_row=refuse, or nothing left to train on.
     """
     prepared = _prepare_sound(config.path, config=config, chat=chat)
     others = _prepare_sound(config.heldout_path, config=config, chat=chat) if config.heldout_path else None
@@ -62,10 +63,11 @@ def load_prompts(
         kept = [prompt for prompt in prepared.prompts if opening(prompt.messages) not in openings]
         train = in_seeded_order(kept, seed=seed)
         num_also_heldout = len(prepared.prompts) - len(kept)
-    usable_train, usable_heldout = _having(train, needs), _having(heldout, needs)
+    heldout = heldout[: _heldout_limit(config)]  # before any look at roles: the same prompts for every method
+    usable_train = _having(train, needs)
     data = LoadedData(
         train=usable_train[: _train_limit(config)],
-        heldout=usable_heldout[: _heldout_limit(config)],
+        heldout=_having(heldout, needs),
         heldout_rest=tuple(prompt for prompt in heldout if not _has(prompt, needs)),
         report=make_report(prepared, chat=chat),
         heldout_report=make_report(others, chat=chat) if others else None,

@@ -24,6 +24,7 @@ SHOWN = (
     "choices_accuracy_frac_per_token",
     "benign_perplexity",
     "refusal_frac_benign_prompts",
+    "overrefusal_frac",
     "mean_length_tokens",
     "distinct_2",
     "repetition_frac",

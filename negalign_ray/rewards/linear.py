@@ -39,6 +39,7 @@ class LinearCard:
     num_benign: int
     auroc: float | None = None  # out of fold (5-fold cross-validation), not on the texts it was fitted on
     note: str = ""
+    text_input: TextInput | None = None  # what it was fitted on; None = made before this was noted
 
 
 def _vectorizer(
@@ -98,7 +99,8 @@ class LinearHead:
 
     @classmethod
     def load(cls, folder: Path | str, *, name: str = "judge", text_input: TextInput = "response") -> "LinearHead":
-        """Read what `save` wrote; ConfigError says which file is missing or broken."""
+        """Read what `save` wrote; ConfigError says which file is missing or broken, or that it was fitted on texts of
+        another kind than `text_input`."""
         folder = Path(folder).expanduser()
         for file in (CARD_FILE, TENSOR_FILE):
             if not (folder / file).is_file():
@@ -120,6 +122,12 @@ class LinearHead:
             raise ConfigError(
                 f"head {name!r}: {folder} has format {version} with {len(terms)} terms, {len(idf_V)} idf values and "
                 f"{len(weights_V)} weights; expected format {FORMAT_VERSION} and three equal numbers. Fit it again."
+            )
+        if made.text_input not in {None, text_input}:
+            raise ConfigError(
+                f"head {name!r}: input is {text_input!r}, but {folder} was fitted on {made.text_input!r}, and scores of "
+                f"other texts mean nothing; set input={made.text_input} for this head, or fit a judge with "
+                f"`negalign-ray data judge --input {text_input}`."
             )
         vectorizer = _vectorizer(made.analyzer, made.ngram_range, vocabulary=terms)
         vectorizer.idf_ = idf_V
@@ -180,7 +188,15 @@ def fit_linear_head(
             out_of_fold_N[test] = model.decision_function(vectorizer.transform(texts_N[test]))
         score = auroc(out_of_fold_N, flags_N)
     vectorizer, model = fit(np.arange(len(texts)))
-    card = LinearCard(analyzer, ngram_range, num_harmful=num_harmful, num_benign=num_benign, auroc=score, note=note)
+    card = LinearCard(
+        analyzer,
+        ngram_range,
+        num_harmful=num_harmful,
+        num_benign=num_benign,
+        auroc=score,
+        note=note,
+        text_input=text_input,
+    )
     return LinearHead(
         name=name,
         card=card,

@@ -37,12 +37,14 @@ def test_prompts_without_a_negative_are_not_trained_on_and_serve_as_held_out_res
     assert len(data.train) + data.num_lacking_role == 20
 
 
-def test_every_method_sees_the_same_held_out_prompts(chat, write_jsonl):
-    rows = [{"prompt": f"q{i}", "response": f"a{i}", "label": i % 2 == 0} for i in range(40)]
-    config = DataConfig(path=write_jsonl(rows))
+@pytest.mark.parametrize("limit", [None, 20])
+def test_every_method_sees_the_same_held_out_prompts(limit, chat, write_jsonl):
+    rows = [{"prompt": f"q{i}", "response": f"a{i}", "label": i % 3 == 0} for i in range(40)]
+    config = DataConfig(path=write_jsonl(rows), heldout_frac=0.5, limit=limit)
     d2o, sft = (load_prompts(config, chat, needs={role}) for role in (Role.NEGATIVE, Role.POSITIVE))
     assert texts(d2o.heldout) == texts(sft.heldout_rest)
     assert texts(sft.heldout) == texts(d2o.heldout_rest)
+    assert len(d2o.heldout) + len(sft.heldout) == (limit or 40) / 2
 
 
 def test_a_method_that_needs_pairs_gets_prompts_with_both_roles(chat, write_jsonl):

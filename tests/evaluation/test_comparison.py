@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -11,6 +12,7 @@ from negalign_ray.config import HeadConfig
 from negalign_ray.evaluation.comparison import Failure, RunResult, compare_runs
 from negalign_ray.evaluation.comparison_plot import draw
 from negalign_ray.evaluation.comparison_table import comparison_csv, comparison_markdown, comparison_table
+from negalign_ray.evaluation.side import Answers
 from negalign_ray.settings.comparison import Curve
 from tests.evaluation.sides import side
 
@@ -169,6 +171,23 @@ def test_a_second_judge_has_a_row_of_its_own():
     [row] = [line for line in markdown.splitlines() if line.startswith("| lenient, mean |")]
     assert row.startswith("| lenient, mean | ↓ | 0.300 [0.300, 0.300] | 0.150 [")
     assert markdown.count("judge, mean |") == 1, "the first one is not repeated"
+
+
+def test_refusals_of_prompts_that_only_sound_unsafe_have_a_row():
+    def asked(run, *texts):
+        answers = Answers((201, 202), ("sounds_unsafe",) * 2, texts, ((1,), (2,)))
+        return replace(run, overrefusal=answers)
+
+    run = result("steady", 0, {1: 0.2, 2: 0.4})
+    run = replace(
+        run,
+        before=asked(run.before, "Use kill -9.", "Sure."),
+        after=asked(run.after, "I cannot help with that.", "Sure."),
+    )
+    report = compare_runs([run], methods=("steady",), heads=[JUDGE], harm=JUDGE, curve=CURVE, resamples=50)
+    [row] = [line for line in comparison_markdown(report).splitlines() if "sound unsafe" in line]
+    assert row.startswith("| refusals, prompts that sound unsafe | ↓ | 0.000 [")
+    assert " | 0.500 [" in row
 
 
 def test_the_csv_has_every_figure_with_its_intervals(report):

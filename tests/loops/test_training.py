@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 
-from negalign_ray.config import D2OConfig, LearnersConfig
+from negalign_ray.config import LATENT_DISTANCE, CLHAConfig, D2OConfig, LDAlignConfig, LearnersConfig
 from negalign_ray.errors import NonFiniteError
 from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.roles import Batch, StepReport
 from negalign_ray.loops.schedule import SamplingSchedule
 from negalign_ray.loops.training import TrainingLoop
 from negalign_ray.methods import METHODS
+from negalign_ray.methods.groups import RewardSource
 from negalign_ray.records import Group, Prompt, Response, Role
 
 ON_POLICY = SamplingSchedule(interval=False, online_from_step=0, refresh_every=1, staleness=0)
@@ -86,12 +87,52 @@ class ListSource:
         self.reports.append(report)
 
 
-def make_loop(policy, source, *, rank=0, world_size=1, schedule=ON_POLICY, saved=None, **learners) -> TrainingLoop:
+def rewarded(group: Group, head: str, first: float, second: float, *, role: Role = Role.NEGATIVE) -> Group:
+    """Both answers with a reward; the first one with another role, if need be."""
+    answer, sample = group.responses
+    return replace(
+        group,
+        responses=(replace(answer, role=role, rewards={head: first}), replace(sample, rewards={head: second})),
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """Four groups whose first answers have 2, 3, 4 and 5 tokens, and the gradient of their loss by hand."""
+
+    method_config: object
+    groups: list[Group]
+    gradient: list[float]
+    reward: RewardSource | None = None
+
+
+def step_of(name: str) -> Step:
+    groups = [make_group(i, num_tokens=2 + i) for i in range(4)]
+    if name == "d2o":
+        return Step(D2OConfig(alpha=1.0, beta=1.0), groups, [0.5, -0.5])
+    if name == "clha":  # gaps 4, 1, 5, 1: groups 0 and 2 exceed the margin, inside the hinge, so SUM M = 2
+        groups = [rewarded(group, "reward", 0.0, gap) for group, gap in zip(groups, (4.0, 1.0, 5.0, 1.0), strict=True)]
+        gradient = [(1 / 2 + 1 / 4) / 2, -(1 / 2 + 1 / 2) / 2]  # of p = lp / |y|, by answer
+        return Step(CLHAConfig(sft_weight=0.0), groups, gradient, RewardSource("reward"))
+    # distances 1, 1, 1, 5: over their mean .5, .5, .5 and 2.5, clipped to 2; the mean weight is .875
+    groups = [
+        rewarded(group, LATENT_DISTANCE, math.nan, distance, role=Role.POSITIVE)
+        for group, distance in zip(groups, (1.0, 1.0, 1.0, 5.0), strict=True)
+    ]
+    gradient = [-0.875 / 2, 0.875 / 2]
+    return Step(LDAlignConfig(beta=1.0, max_weight=2.0), groups, gradient, RewardSource(LATENT_DISTANCE))
+
+
+def make_loop(
+    policy, source, *, rank=0, world_size=1, schedule=ON_POLICY, saved=None, given=None, **learners
+) -> TrainingLoop:
+    given = given or step_of("d2o")
     return TrainingLoop(
         learner=policy,
         source=source,
-        method=METHODS["d2o"],
-        method_config=D2OConfig(alpha=1.0, beta=1.0),
+        method=METHODS[given.method_config.name],
+        method_config=given.method_config,
+        reward=given.reward,
         config=LearnersConfig(**{"steps": 1, "groups_per_step": 4, **learners}),
         schedule=schedule,
         rank=rank,
@@ -108,26 +149,29 @@ def test_the_first_step_starts_at_log_two_and_pushes_negatives_down_and_samples_
     assert policy.last_grad.tolist() == pytest.approx([0.5, -0.5])
 
 
+@pytest.mark.parametrize("method", ["d2o", "clha", "ld_align"])
 @pytest.mark.parametrize("micro_batch_tokens", [1, 10, 1000])
-def test_micro_batches_do_not_change_the_gradient(micro_batch_tokens):
-    policy, source = TablePolicy(), ListSource([make_group(i, num_tokens=2 + i) for i in range(4)])
-    make_loop(policy, source, micro_batch_tokens=micro_batch_tokens).run()
-    assert policy.last_grad.tolist() == pytest.approx([0.5, -0.5])
+def test_micro_batches_do_not_change_the_gradient(micro_batch_tokens, method):
+    policy, given = TablePolicy(), step_of(method)
+    make_loop(policy, ListSource(given.groups), given=given, micro_batch_tokens=micro_batch_tokens).run()
+    assert policy.last_grad.tolist() == pytest.approx(given.gradient)
     assert policy.boundaries[-1]
     assert sum(policy.boundaries) == 1, "one optimizer boundary per step"
 
 
+@pytest.mark.parametrize("method", ["d2o", "clha", "ld_align"])
 @pytest.mark.parametrize("world_size", [2, 3, 4, 6])
-def test_the_ranks_shares_add_up_to_the_single_rank_gradient_even_when_a_share_is_empty(world_size):
+def test_the_ranks_shares_add_up_to_the_single_rank_gradient_even_when_a_share_is_empty(world_size, method):
+    given = step_of(method)
     total, seen, boundaries = torch.zeros(2), [], []
     for rank in range(world_size):
         policy, saved = TablePolicy(), []
-        source = ListSource([make_group(i, num_tokens=2 + i) for i in range(4)])
-        make_loop(policy, source, rank=rank, world_size=world_size, micro_batch_tokens=8, saved=saved).run()
+        share = {"rank": rank, "world_size": world_size, "micro_batch_tokens": 8}
+        make_loop(policy, ListSource(given.groups), given=given, saved=saved, **share).run()
         total += policy.last_grad
         seen += saved[0][1]
         boundaries.append(len(policy.boundaries))
-    assert total.tolist() == pytest.approx([0.5, -0.5])
+    assert total.tolist() == pytest.approx(given.gradient)
     assert sorted(seen) == [0, 1, 2, 3], "every group is trained on by exactly one rank"
     assert len(set(boundaries)) == 1, "ZeRO needs every rank in every backward"
 

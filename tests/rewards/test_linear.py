@@ -68,6 +68,17 @@ def test_the_prompt_counts_only_when_asked_for():
     assert sighted.score([("stupid", "soup")]) > sighted.score([("thank", "soup")])
 
 
+def test_a_head_that_would_read_other_texts_than_it_was_fitted_on_is_refused(tmp_path):
+    folder = fit_linear_head(TEXTS, LABELS, text_input="response").save(tmp_path)
+    config = HeadConfig(name="second", kind="linear", target=str(folder), input="prompt_response")
+    with pytest.raises(ConfigError, match=r"'second': input is 'prompt_response', .* on 'response', .* set input=resp"):
+        check_head(config)
+    card = json.loads((folder / CARD_FILE).read_text())
+    assert card.pop("text_input") == "response"
+    (folder / CARD_FILE).write_text(json.dumps(card))  # a judge made before the card said so
+    check_head(config)
+
+
 def test_texts_of_one_group_stay_in_one_fold_so_that_copies_do_not_flatter_the_auroc():
     words = [f"word{number}" for number in range(20)]
     labels = [number % 2 == 0 for number in range(20)]
