@@ -597,6 +597,17 @@ class DeadlinesConfig(Section):
     stall_s: PositiveFloat = 3600.0  # nothing moves, no group, weights or step: the run ends, and logs/stall.log says
     # what every role was doing
 
+    @property
+    def replace_s(self) -> float:
+        """A new sampler in place of a failed one: it gets a place, starts, and loads the weights."""
+        return self.place_s + self.start_s + self.weights_s
+
+    @property
+    def answers_s(self) -> float:
+        """The samplers answer what they are asked beside their orders (see Crew.spread): the orders under way come
+        first, then the call, then once more what a sampler failed at; each may end with a sampler that is replaced."""
+        return 3 * (self.sample_s + self.replace_s)
+
     @model_validator(mode="after")
     def _calls_may_take_their_time(self):
         """The watchdog is the last resort: a call within its own deadline is no stall."""

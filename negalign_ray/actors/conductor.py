@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from negalign_ray.actors.elastic import Elastic, make_elastic
 from negalign_ray.actors.fleet import RayFleet
@@ -169,7 +170,7 @@ class Conductor:
         if len(reports) == self._config.learners.num:
             firings = self._finish_step(self._reports.pop(report.step))
             if any(firing.ends_the_run for firing in firings):
-                await self._loop.stop()
+                await self.stop()
             await self._loop.trained(report.step)
             config = self._config
             if config.checkpoints.due(self._step, num_steps=config.learners.steps):
@@ -199,6 +200,20 @@ class Conductor:
         firing = next((firing for firing in self._firings if firing.action == "rollback"), None)
         back_to = None if firing is None else await self._sealer.go_back(firing.first_step, firing.reason)
         return None if back_to is None else back_to.path
+
+    async def outlive_learners(self) -> None:
+        """Rank 0 is about to end, and with it the weights that it published: checkpoints under way have read them when
+        this returns, and this process holds those of the samplers, which the evaluation to come may replace."""
+        await self._sealer.settle()
+        deadline_s = self._config.deadlines.weights_s
+
+        async def copy(weights: Any) -> Any:
+            return await asyncio.to_thread(lambda: ray.put(ray.get(weights, timeout=deadline_s)))
+
+        try:
+            await self._loop.outlive_learners(copy if self._config.evaluation.enabled else None)
+        except RayError as error:  # they are needed only where a sampler fails
+            log.warning("the last weights are not kept, so that no sampler can be replaced any more: %s", error)
 
     async def learner_failed(self, error: NegalignError, rank: int) -> None:
         await self._learners.failed(error, rank)

@@ -102,6 +102,19 @@ class Crew:
             return await self._load_together(held, offer)
         return max(await asyncio.gather(*(self._load(member, held, offer) for member in self._members.values())))
 
+    async def keep(self, copy: Callable[[Any], Awaitable[Any]]) -> None:
+        """Hold a copy of the weights from now on, because those that were published are about to go with their owner.
+
+        Whoever is being replaced at the old ones has read them when this returns.
+        """
+        async with self.updating:
+            if self.held.weights is None:
+                return
+            self.held = Held(await copy(self.held.weights), self.held.version)
+            for member in list(self._members.values()):
+                async with member.lock:
+                    member.held = self.held
+
     async def rest(self) -> None:
         """All that serve sleep until they get new weights."""
         await asyncio.gather(*(self._rest(member) for member in self._members.values()))
