@@ -103,6 +103,7 @@ class Conductor:
         state, groups = read_rollout(checkpoint, self._plan.data.train)
         self._loop.restore(state, [Handle(ray.put(group), group.card()) for group in groups])
         self._step = state.step
+        self._sealer.goes_on_from(state.step)
         for row in read_metrics(self._config.run_dir):
             self._guards.observe(int(row["step"] or 0), row)  # they know again what they knew
         self._guards.rearm()

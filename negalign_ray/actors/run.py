@@ -125,7 +125,7 @@ class _Run:
         resume_from: Path | None,
         is_ending: threading.Event,
     ) -> None:
-        """`is_ending` is set when nothing more is to be trained: somebody wants the run to end early, here or elsewhere,
+        """`is_ending` is set when nothing more is to be trained: somebody wants the run to end early, here or not,
         a guard does, or the learners are done."""
         self._plan, self._config, self._on_status = plan, plan.config, on_status
         self._resume_from, self._is_ending = resume_from, is_ending

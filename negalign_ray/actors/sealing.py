@@ -84,6 +84,10 @@ class Sealer:
                     self._record(Event(EventKind.ROLLBACK, f"back to {self.back_to.path.name}: {reason}"))
             return self.back_to
 
+    def goes_on_from(self, step: int) -> None:
+        """Of a resumed run."""
+        self._saver.forget_copies_after(step)
+
     async def settle(self) -> None:
         """Until every checkpoint that was begun is sealed, or has failed."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
