@@ -124,6 +124,10 @@ class Conductor:
             raise ConfigError(f"scale {role}={num}: the run is starting; ask again when its roles are ready.")
         return await self._elastic.scale(role, num)
 
+    def place_s(self) -> float:
+        """How long `scale` may wait for room."""
+        return self._config.deadlines.place_s
+
     async def make_room_for(self, role: str) -> None:
         """Called when somebody is about to reserve it himself: Ray Train, for learners."""
         await self._placed.wait()

@@ -48,8 +48,9 @@ def find_checkpoint(run_dir: Path, *, overrides: Sequence[str] = ()) -> Resumpti
     checkpoint = _newest(config, store)
     if checkpoint is None:
         raise CheckpointError(
-            f"--resume {run_dir}: it has no checkpoint. It ended before the first one (checkpoints.every="
-            f"{config.checkpoints.every} steps); start it again with --config {file} --set run.overwrite=true."
+            f"--resume {run_dir}: it has no checkpoint. It ended before the first one (checkpoints.every, "
+            f"{config.checkpoints.interval(steps)} steps); start it again with --config {file} "
+            "--set run.overwrite=true."
         )
     if checkpoint.step >= steps:
         raise ConfigError(
