@@ -44,7 +44,7 @@ from negalign_ray.trackers import open_trackers
 log = logging.getLogger(__name__)
 
 
-@ray.remote(num_cpus=0, max_concurrency=256)  # type: ignore[call-overload]  # Ray's overloads lack it
+@ray.remote(num_cpus=0)
 class Conductor:
     def __init__(self, plan: Plan, resume_from: Path | None = None) -> None:
         """`resume_from`: the folder of the checkpoint to go on from, whose files have been checked."""

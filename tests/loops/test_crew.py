@@ -252,6 +252,43 @@ def test_answers_that_take_all_that_their_parts_may_take_come_before_their_own_d
     assert took_s < deadlines.answers_s
 
 
+# -- asleep while learners train -------------------------------------------------------------------------------
+
+
+def test_the_successor_of_a_sampler_that_could_not_sleep_sleeps_in_its_place():
+    async def scenario():
+        fleet = FakeFleet(num_samplers=2, fault=fault_at(("sleep", 0)))
+        crew = make_crew(fleet)
+        await crew.rest()
+        assert fleet.replaced == [0]
+        assert sorted(fleet.slept) == [(0, 0), (1, 0)]
+
+    asyncio.run(scenario())
+
+
+def test_a_sampler_that_cannot_sleep_and_whose_successor_cannot_either_is_an_error():
+    fleet = FakeFleet(fault=lambda kind, number: kind == "sleep")
+    with pytest.raises(RoleError, match="killed"):
+        asyncio.run(make_crew(fleet).rest())
+
+
+def test_a_sampler_that_joins_while_the_others_sleep_sleeps_too_until_the_next_weights():
+    async def scenario():
+        fleet = FakeFleet()
+        crew = make_crew(fleet)
+        await update(crew, 1)
+        await crew.rest()
+        await crew.join(1)
+        assert fleet.slept == [(0, 1), (1, 1)]
+        assert crew.ranks == (0, 1)
+        await update(crew, 2)
+        assert fleet.versions == {0: 2, 1: 2}
+        await crew.join(2)
+        assert (2, 2) not in fleet.slept, "by now they are awake"
+
+    asyncio.run(scenario())
+
+
 # -- when the learners have ended ----------------------------------------------------------------------------------
 
 
