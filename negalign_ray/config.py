@@ -561,16 +561,22 @@ class GuardsConfig(Section):
 class CheckpointsConfig(Section):
     """What a run can be resumed from (docs/resume.md), in <run>/checkpoints."""
 
-    every: NonNegativeInt = 50  # optimizer steps between two; 0 = only when the run is stopped early
+    every: NonNegativeInt | None = None  # optimizer steps between two; null = a third of learners.steps, at most 50;
+    # 0 = only when the run is stopped early
     keep_last: PositiveInt = 2  # newest ones that stay; older ones are deleted
     keep_best: str | None = None  # a metric, e.g. learner/loss, whose best checkpoint stays as well
     best_is: Literal["lowest", "highest"] = "lowest"  # of that metric
     keep_finished: bool = False  # true = a run that took all its steps keeps them; else nothing is left to resume
     url: str | None = None  # every checkpoint is also copied there while the run goes on: any URL that fsspec opens
 
+    def interval(self, num_steps: int) -> int:
+        """Optimizer steps between two in a run of `num_steps`; 0 = there are none on the way."""
+        return min(50, -(-num_steps // 3)) if self.every is None else self.every
+
     def due(self, step: int, *, num_steps: int) -> bool:
         """Whether there is one after `step` optimizer steps; after the last one there is nothing to go on from."""
-        return self.every > 0 and step % self.every == 0 and (step < num_steps or self.keep_finished)
+        every = self.interval(num_steps)
+        return every > 0 and step % every == 0 and (step < num_steps or self.keep_finished)
 
 
 class ReportConfig(Section):
@@ -596,6 +602,17 @@ class DeadlinesConfig(Section):
     lm_eval_s: PositiveFloat = 21_600.0  # lm_eval runs its tasks on one model (`evaluate --lm-eval`)
     stall_s: PositiveFloat = 3600.0  # nothing moves, no group, weights or step: the run ends, and logs/stall.log says
     # what every role was doing
+
+    @property
+    def replace_s(self) -> float:
+        """A new sampler in place of a failed one: it gets a place, starts, and loads the weights."""
+        return self.place_s + self.start_s + self.weights_s
+
+    @property
+    def answers_s(self) -> float:
+        """The samplers answer what they are asked beside their orders (see Crew.spread): the orders under way come
+        first, then the call, then once more what a sampler failed at; each may end with a sampler that is replaced."""
+        return 3 * (self.sample_s + self.replace_s)
 
     @model_validator(mode="after")
     def _calls_may_take_their_time(self):

@@ -523,8 +523,8 @@ class MetricsWriter:
 
     def add(self, step: int, values: Mapping[str, float | int | None]) -> Row:
         """More of a step whose row may have been written: a line of its own, without a time, which `read_metrics` joins
-        to that row."""
-        return self._write({"step": step}, values)
+        to that row. What is not finite is null here too, and not counted: it is no sign of broken training."""
+        return self._write({"step": step}, {key: finite_or_none(value) for key, value in values.items()})
 
     def _write(self, row: Row, values: Mapping[str, float | int | None]) -> Row:
         for key, value in values.items():
@@ -558,6 +558,10 @@ class MetricsWriter:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def finite_or_none(value: float | int | None) -> float | int | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def read_metrics(path: Path) -> list[Row]:

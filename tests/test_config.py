@@ -2,6 +2,7 @@
 
 import pytest
 
+from negalign_ray.config import CheckpointsConfig
 from negalign_ray.errors import ConfigError
 from negalign_ray.settings import load_config
 
@@ -92,3 +93,20 @@ def test_self_play_presets_play_three_iterations_against_their_own_snapshots(pre
 def test_a_gate_with_the_bound_of_its_head_s_direction_is_accepted():
     overrides = [GATE.format('"min_score": 0.5'), HEADS_OF.format("help")]
     assert load_config(preset="d2o", overrides=overrides).sampling.reward_gate.min_score == 0.5
+
+
+@pytest.mark.parametrize(
+    ("every", "num_steps", "steps"),
+    [
+        (None, 20, [7, 14]),  # the quickstart
+        (None, 3, [1, 2]),
+        (None, 1, []),  # after the last step there is nothing to go on from
+        (None, 151, [50, 100, 150]),
+        (50, 20, []),
+        (8, 20, [8, 16]),
+        (0, 20, []),
+    ],
+)
+def test_every_run_has_checkpoints_on_its_way_unless_it_is_told_otherwise(every, num_steps, steps):
+    config = CheckpointsConfig(every=every)
+    assert [step for step in range(1, num_steps + 1) if config.due(step, num_steps=num_steps)] == steps

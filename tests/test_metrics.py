@@ -86,6 +86,16 @@ def test_a_row_is_complete_on_disk_as_soon_as_it_is_written(tmp_path):
     assert isinstance(row["learner/tokens"], int)
 
 
+def test_a_value_added_later_that_is_not_finite_is_null_and_stops_no_training(tmp_path):
+    """An evaluation is added to a step while training goes on; guards.non_finite looks at the count."""
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(1, {"learner/loss": 1.0})
+        writer.add(1, {"eval/version": 1, "eval/answer_s": float("nan")})
+        row = writer.write(2, {"learner/loss": 0.5})
+    assert "conductor/nonfinite_values" not in row
+    assert read_metrics(tmp_path)[0]["eval/answer_s"] is None
+
+
 def test_non_finite_values_become_null_and_are_counted(tmp_path):
     with MetricsWriter(tmp_path, tensorboard=False) as writer:
         writer.write(1, {"learner/loss": 1.0})

@@ -44,7 +44,10 @@ class RunHandle:
         self.call("stop")
 
     def scale(self, role: str, num: int, *, deadline_s: float | None = None) -> str:
-        """Ask for `num` actors of `role`; what came of it, in words."""
+        """Ask for `num` actors of `role`; what came of it, in words. Without a deadline of its own it may take as long
+        as the run waits for room, too."""
+        if deadline_s is None:
+            deadline_s = self._deadline_s + self.call("place_s")
         return self.call("scale", role, num, deadline_s=deadline_s)
 
     @property

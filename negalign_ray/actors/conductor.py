@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from negalign_ray.actors.elastic import Elastic, make_elastic
 from negalign_ray.actors.fleet import RayFleet
@@ -43,7 +44,7 @@ from negalign_ray.trackers import open_trackers
 log = logging.getLogger(__name__)
 
 
-@ray.remote(num_cpus=0, max_concurrency=256)  # type: ignore[call-overload]  # Ray's overloads lack it
+@ray.remote(num_cpus=0)
 class Conductor:
     def __init__(self, plan: Plan, resume_from: Path | None = None) -> None:
         """`resume_from`: the folder of the checkpoint to go on from, whose files have been checked."""
@@ -102,6 +103,7 @@ class Conductor:
         state, groups = read_rollout(checkpoint, self._plan.data.train)
         self._loop.restore(state, [Handle(ray.put(group), group.card()) for group in groups])
         self._step = state.step
+        self._sealer.goes_on_from(state.step)
         for row in read_metrics(self._config.run_dir):
             self._guards.observe(int(row["step"] or 0), row)  # they know again what they knew
         self._guards.rearm()
@@ -121,6 +123,10 @@ class Conductor:
         if self._elastic is None:
             raise ConfigError(f"scale {role}={num}: the run is starting; ask again when its roles are ready.")
         return await self._elastic.scale(role, num)
+
+    def place_s(self) -> float:
+        """How long `scale` may wait for room."""
+        return self._config.deadlines.place_s
 
     async def make_room_for(self, role: str) -> None:
         """Called when somebody is about to reserve it himself: Ray Train, for learners."""
@@ -169,7 +175,7 @@ class Conductor:
         if len(reports) == self._config.learners.num:
             firings = self._finish_step(self._reports.pop(report.step))
             if any(firing.ends_the_run for firing in firings):
-                await self._loop.stop()
+                await self.stop()
             await self._loop.trained(report.step)
             config = self._config
             if config.checkpoints.due(self._step, num_steps=config.learners.steps):
@@ -199,6 +205,20 @@ class Conductor:
         firing = next((firing for firing in self._firings if firing.action == "rollback"), None)
         back_to = None if firing is None else await self._sealer.go_back(firing.first_step, firing.reason)
         return None if back_to is None else back_to.path
+
+    async def outlive_learners(self) -> None:
+        """Rank 0 is about to end, and with it the weights that it published: checkpoints under way have read them when
+        this returns, and this process holds those of the samplers, which the evaluation to come may replace."""
+        await self._sealer.settle()
+        deadline_s = self._config.deadlines.weights_s
+
+        async def copy(weights: Any) -> Any:
+            return await asyncio.to_thread(lambda: ray.put(ray.get(weights, timeout=deadline_s)))
+
+        try:
+            await self._loop.outlive_learners(copy if self._config.evaluation.enabled else None)
+        except RayError as error:  # they are needed only where a sampler fails
+            log.warning("the last weights are not kept, so that no sampler can be replaced any more: %s", error)
 
     async def learner_failed(self, error: NegalignError, rank: int) -> None:
         await self._learners.failed(error, rank)

@@ -65,6 +65,7 @@ def batch_lines(plan: Plan) -> list[str]:
         f"micro-batches of at most {learners.micro_batch_tokens} tokens (the loss does not depend on it)",
         f"number types: samplers and references {plan.sampler_dtype}, learners compute in {plan.learner_dtype} "
         "with float32 master weights",
+        f"checkpoints: {_checkpoint_words(plan)}",
     ]
     if plan.num_samples:
         lines.append(
@@ -77,6 +78,13 @@ def batch_lines(plan: Plan) -> list[str]:
             f"those of its earlier passes fill up this step's {plan.num_samples}"
         )
     return lines
+
+
+def _checkpoint_words(plan: Plan) -> str:
+    checkpoints = plan.config.checkpoints
+    every = checkpoints.interval(plan.config.learners.steps)
+    when = f"after every {every} step(s), and when" if every else "only when"
+    return f"{when} the run is stopped early; the newest {checkpoints.keep_last} stay until it has taken all its steps"
 
 
 def _schedule_words(plan: Plan) -> str:

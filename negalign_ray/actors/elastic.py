@@ -71,10 +71,11 @@ class Elastic:
         name = name if name.endswith("s") else f"{name}s"
         self._check(name, num)
         scaler = self._scalers[name]
-        now = scaler.num
-        if num > now:
+        num_more = num - max(scaler.num, scaler.num_expected)  # those who start already have asked for their room
+        if num_more > 0:
             numbers = {section: each.wanted for section, each in self._scalers.items()} | {name: num}
-            await asyncio.to_thread(self._require_room, name, num - now, numbers)
+            await asyncio.to_thread(self._require_room, name, num_more, numbers)
+        now = scaler.num
         scaler.want(num, reason)
         if num > now:
             what = f"{num - now} more start, and get work when they are ready"

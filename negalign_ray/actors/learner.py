@@ -233,8 +233,10 @@ class ConductorSource:
         self._courier.carry(bundle)
 
     def finish(self) -> None:
-        """Before this process ends, and its objects with it: samplers may still read the last weights."""
+        """Before this process ends, and its objects with it: others still need the weights of rank 0."""
         self._finish_publish()
+        if self._rank == 0:
+            self._get(self._conductor.outlive_learners.remote(), self._deadlines.stall_s, "stall_s")
 
     def report(self, report: StepReport) -> None:
         self._get(self._conductor.report.remote(report), self._deadlines.pull_s, "pull_s")

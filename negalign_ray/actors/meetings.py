@@ -28,7 +28,8 @@ class Meetings:
         self._meeting: Meeting | None = None  # None = there is no group, or it is of no use any more
         self._number = self._num_failures = 0
         self._is_new = self._has_failed = False
-        self._answers: dict[int, asyncio.Future] = {}  # to the learner, by version
+        self._answers: dict[int, asyncio.Future] = {}  # to the learner, by version, until it has read them
+        self._last_read = -1  # version
 
     async def hold(self, offer: Offer | None, publish: Publish) -> None:
         """Publish, with the offer or where it has failed too often without it."""
@@ -37,7 +38,7 @@ class Meetings:
         try:
             await publish(offer if is_taken else None)
         finally:
-            if offer is not None and offer.together:
+            if offer is not None and offer.together and self._last_read != offer.version:
                 self._answer(offer.version, None)  # a learner that was not called has nothing to send
             if offer is not None and is_taken:
                 self._count(offer)
@@ -69,6 +70,7 @@ class Meetings:
             return await self._future(version)
         finally:
             self._answers.pop(version, None)
+            self._last_read = version
 
     def _count(self, offer: Offer) -> None:
         if not self._has_failed:

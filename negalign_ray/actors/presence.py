@@ -31,7 +31,12 @@ def start_conductor(plan: Plan, resume_from: Path | None = None) -> Any:
     """
     name = plan.config.run.name
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"name": conductor_name(name), "namespace": namespace_of(name), "scheduling_strategy": here}
+    options = {
+        "name": conductor_name(name),
+        "namespace": namespace_of(name),
+        "scheduling_strategy": here,
+        "max_concurrency": num_calls_at_once(plan.config.learners.num),
+    }
     try:
         return start_actor(Conductor, options, plan, resume_from)
     except ValueError as error:  # Ray's word for a name that is taken
@@ -39,6 +44,12 @@ def start_conductor(plan: Plan, resume_from: Path | None = None) -> Any:
             f"run.name={name}: a run of this name goes on in this cluster. Choose another one by --set run.name=NAME, "
             f"or end that run by `negalign-ray stop {name}`."
         ) from error
+
+
+def num_calls_at_once(num_learners: int) -> int:
+    """Of the conductor. Every learner rank may wait in a `pull`, with a `report` or a last word beside it; those who
+    look, stop or scale must get through even then."""
+    return max(256, 4 * num_learners + 64)
 
 
 def await_end(name: str, *, patience_s: float = 10.0) -> None:

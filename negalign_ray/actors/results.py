@@ -20,6 +20,7 @@ from negalign_ray.report import write_report
 from negalign_ray.report.read import CARD
 from negalign_ray.settings import dump_config
 from negalign_ray.settings.run_dir import holds_run, require_new
+from negalign_ray.settings.run_id import write_run_id
 from negalign_ray.trackers import TRACKERS
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ def create_run_dir(config: Config) -> None:
         _delete_results(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.yaml").write_text(dump_config(config))
+    write_run_id(run_dir)
 
 
 def _delete_results(run_dir: Path) -> None:

@@ -15,6 +15,7 @@ from negalign_ray.errors import CheckpointError, ConfigError
 from negalign_ray.metrics import FILE_NAME
 from negalign_ray.settings import dump_config, load_config
 from negalign_ray.settings.fingerprint import HARMLESS_ON_RESUME, changes
+from negalign_ray.settings.run_id import read_run_id, write_run_id
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,9 @@ def find_checkpoint(run_dir: Path, *, overrides: Sequence[str] = ()) -> Resumpti
     checkpoint = _newest(config, store)
     if checkpoint is None:
         raise CheckpointError(
-            f"--resume {run_dir}: it has no checkpoint. It ended before the first one (checkpoints.every="
-            f"{config.checkpoints.every} steps); start it again with --config {file} --set run.overwrite=true."
+            f"--resume {run_dir}: it has no checkpoint. It ended before the first one (checkpoints.every, "
+            f"{config.checkpoints.interval(steps)} steps); start it again with --config {file} "
+            "--set run.overwrite=true."
         )
     if checkpoint.step >= steps:
         raise ConfigError(
@@ -71,6 +73,8 @@ def rewind(resumption: Resumption) -> None:
     settings = run_dir / ".config.yaml.tmp"
     settings.write_text(dump_config(config))
     settings.replace(run_dir / "config.yaml")  # first and whole: without it nothing of the run can be resumed
+    if read_run_id(run_dir) is None:  # its folder was lost, but for what came from checkpoints.url
+        write_run_id(run_dir, resumption.checkpoint.info.get("run"))
     CheckpointStore(run_dir, config.checkpoints).discard_after(step)
     for path in (run_dir / FILE_NAME, *sorted((run_dir / "samples").glob("rank-*.jsonl"))):
         keep_rows(path, last_step=step)
@@ -148,4 +152,12 @@ def _fetched(config: Config, store: CheckpointStore) -> Checkpoint | None:
         return None
     remote, path = open_remote(config.checkpoints.url)
     place = f"{path.rstrip('/')}/{config.run.name}"
-    return download_newest(remote, place, store, deadline_s=config.deadlines.upload_s)
+    own = read_run_id(config.run_dir)
+
+    def refuse(copy: Checkpoint) -> str | None:
+        if own is not None:
+            return None if copy.info.get("run") == own else "another run of this name has written it"
+        different = changes(copy.info["fingerprint"], config, harmless=HARMLESS_ON_RESUME)
+        return f"it was made with other settings or inputs: {'; '.join(different[:5])}" if different else None
+
+    return download_newest(remote, place, store, refuse=refuse, deadline_s=config.deadlines.upload_s)

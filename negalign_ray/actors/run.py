@@ -31,7 +31,7 @@ from negalign_ray.actors.processes import Background, free_resources, typed, wai
 from negalign_ray.actors.restarts import with_learners_that_fit, with_restarts
 from negalign_ray.actors.results import BASE_FOLDER, create_run_dir, try_report, write_summary
 from negalign_ray.actors.resume import Resumption, rewind
-from negalign_ray.actors.stall import explain_stall
+from negalign_ray.actors.stall import ANSWER_S, explain_stall
 from negalign_ray.config import Config
 from negalign_ray.engines.checkpoints import CheckpointStore
 from negalign_ray.errors import NegalignError, ScoreError, StallError
@@ -39,6 +39,7 @@ from negalign_ray.evaluation.measure import Answered
 from negalign_ray.events import Event, EventKind, EventLog
 from negalign_ray.loops.watchdog import Activity, Watchdog
 from negalign_ray.metrics import time_so_far
+from negalign_ray.records import Generation, SampleRequest, SamplingSpec
 
 log = logging.getLogger(__name__)
 CLOSE_S = 60.0  # for the end of a run: the conductor, then the learners
@@ -80,15 +81,15 @@ def _carry_through(
     started_s = time.perf_counter() - time_so_far(plan.config.run_dir)  # of a resumed run: what it took before
     write_card(plan)
 
-    stop_asked = threading.Event()
+    is_ending = threading.Event()
 
     def attempt(plan: Plan, resume_from: Path | None) -> dict[str, Any]:
         plan = with_learners_that_fit(plan)
         with cluster(plan):
-            return _Run(plan, on_status, base_cache, resume_from, stop_asked).execute()
+            return _Run(plan, on_status, base_cache, resume_from, is_ending).execute()
 
     with shared_cluster(namespace_of(plan.config.run.name)), announced(plan.config.run_dir), sigterm_interrupts():
-        summary = with_restarts(plan, attempt, resume_from=resume_from, is_unwanted=stop_asked.is_set)
+        summary = with_restarts(plan, attempt, resume_from=resume_from, is_unwanted=is_ending.is_set)
     summary["wall_s"] = time.perf_counter() - started_s
     write_summary(plan.config.run_dir, summary)
     try_report(plan.config)
@@ -122,11 +123,12 @@ class _Run:
         on_status: OnStatus,
         base_cache: Path | None,
         resume_from: Path | None,
-        stop_asked: threading.Event,
+        is_ending: threading.Event,
     ) -> None:
-        """`stop_asked` is set when somebody wants the run to end early, here or elsewhere, or a guard does."""
+        """`is_ending` is set when nothing more is to be trained: somebody wants the run to end early, here or not,
+        a guard does, or the learners are done."""
         self._plan, self._config, self._on_status = plan, plan.config, on_status
-        self._resume_from, self._stop_asked = resume_from, stop_asked
+        self._resume_from, self._is_ending = resume_from, is_ending
         base_cache = base_cache or plan.config.run_dir / BASE_FOLDER
         self._evaluation = None
         if plan.config.evaluation.enabled:
@@ -173,7 +175,7 @@ class _Run:
     def _close(self, *, failed: bool = False) -> dict[str, int]:
         """How every order ended. Never hides the error that ended the run: a failure to close is only logged."""
         try:
-            return self._call("close", deadline_s=CLOSE_S, failed=failed)
+            return self._call("close", deadline_s=CLOSE_S, explain=False, failed=failed)
         except NegalignError as error:
             log.warning("%s", error)
             return {}
@@ -188,16 +190,18 @@ class _Run:
         if self._evaluation:
             self._tell("evaluating before", None)
             before = self._evaluation.answer(self._generate, model=self._plan.model_path)
-        self._call("start")
+        deadlines = self._config.deadlines
+        # A resumed run first gives its samplers and references what they held.
+        self._call("start", deadline_s=deadlines.weights_s + deadlines.replace_s + deadlines.reference_s)
         assert self._trainer is not None
         self._watch(self._trainer)
+        self._is_ending.set()
         status = self._status()
         model_path = self._config.run_dir / "model"
         summary: dict[str, Any] = {}
         if self._evaluation and before:
             self._tell("evaluating after", status)
-            deadlines = self._config.deadlines
-            evaluating_s = 2 * deadlines.sample_s + deadlines.start_s + deadlines.score_s  # one while training
+            evaluating_s = deadlines.answers_s + deadlines.score_s  # one while training
             self._call("wait_for_version", status.final_version, deadline_s=2 * evaluating_s + deadlines.weights_s)
             after = self._evaluation.answer(self._generate)
             summary = self._compare(self._evaluation, before, after)
@@ -224,17 +228,18 @@ class _Run:
                 trainer.wait(0.5)
                 status = self._status()
                 if status.is_stopping:
-                    self._stop_asked.set()
-                self._tell("stopping" if self._stop_asked.is_set() else "training", status)
+                    self._is_ending.set()
+                self._tell("stopping" if self._is_ending.is_set() else "training", status)
                 self._require_learners(status, waited_s=time.monotonic() - started_s)
                 still_s = watchdog.look(status.moves)
                 if still_s is not None:
-                    raise self._stall(self._call("activities"), still_s=still_s)
+                    setting = f"deadlines.stall_s={self._config.deadlines.stall_s:g} s"
+                    raise self._stall(self._call("activities"), still_s=still_s, setting=setting)
             except KeyboardInterrupt:
                 if interrupted:
                     raise
                 interrupted = True
-                self._stop_asked.set()
+                self._is_ending.set()
                 self._call("stop")
         status = self._status()
         self._tell("training", status)
@@ -252,27 +257,35 @@ class _Run:
                 role="learner",
             )
 
-    def _stall(self, activities: Sequence[Activity] | None, *, still_s: float) -> StallError:
-        setting = f"deadlines.stall_s={self._config.deadlines.stall_s:g} s"
+    def _stall(self, activities: Sequence[Activity] | None, *, still_s: float, setting: str) -> StallError:
         error = explain_stall(self._config.run_dir, activities, still_s=still_s, setting=setting)
         self._events.record(Event(EventKind.STALL, error.reason, role=error.role, rank=error.rank))
         return error
 
-    def _generate(self, requests, spec):
-        return self._call("generate", requests, spec)
+    def _generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Generation]:
+        return self._call("generate", requests, spec, deadline_s=self._config.deadlines.answers_s)
 
     def _status(self) -> Status:
-        stall_s = self._config.deadlines.stall_s
-        try:
-            return self._call("status", deadline_s=stall_s)
-        except StallError as error:
-            raise self._stall(None, still_s=stall_s) from error
+        return self._call("status", deadline_s=self._config.deadlines.stall_s)
 
-    def _call(self, method: str, *arguments: Any, deadline_s: float | None = None, **named: Any) -> Any:
+    def _call(
+        self, method: str, *arguments: Any, deadline_s: float | None = None, explain: bool = True, **named: Any
+    ) -> Any:
+        """Where there is no answer in time, logs/stall.log says what every role was doing, unless not `explain`."""
         deadline_s = deadline_s or self._config.deadlines.sample_s + self._config.deadlines.start_s
         try:
             return ray.get(getattr(self._conductor, method).remote(*arguments, **named), timeout=deadline_s)
         except ray.exceptions.GetTimeoutError:
-            raise StallError(f"no answer to `{method}` within {deadline_s:g} s", role="conductor") from None
+            late = f"no answer to `{method}` within {deadline_s:g} s"
+            if not explain:
+                raise StallError(late, role="conductor") from None
+            raise self._stall(self._activities(), still_s=deadline_s, setting=late) from None
         except ray.exceptions.RayError as error:
             raise typed(error, role="conductor", rank=0) from error
+
+    def _activities(self) -> Sequence[Activity] | None:
+        """None where the conductor does not answer."""
+        try:
+            return self._call("activities", deadline_s=ANSWER_S, explain=False)
+        except NegalignError:
+            return None

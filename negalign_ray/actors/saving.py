@@ -29,6 +29,7 @@ from negalign_ray.loops.state import (
 from negalign_ray.records import Group, Prompt
 from negalign_ray.settings import Tree
 from negalign_ray.settings.fingerprint import fingerprint
+from negalign_ray.settings.run_id import read_run_id
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +62,13 @@ class Saver:
         """`fetch`: object references (one, or a list) -> what they refer to."""
         self._config, self._fetch = config, fetch
         self.store = CheckpointStore(config.run_dir, config.checkpoints)
+        self._run_id = read_run_id(config.run_dir)
         self._uploader: Uploader | None = None
         self._fingerprint: Tree | None = None
         if config.checkpoints.url is not None:
             remote, path = open_remote(config.checkpoints.url)
             place = f"{path.rstrip('/')}/{config.run.name}"
-            self._uploader = Uploader(remote, place, deadline_s=config.deadlines.upload_s)
+            self._uploader = Uploader(remote, place, run_id=self._run_id, deadline_s=config.deadlines.upload_s)
 
     def save(
         self,
@@ -88,7 +90,7 @@ class Saver:
                 self._fetch(snapshot).save(folder)
             in_use = self._uploader.busy_with if self._uploader else None
             metric = self._metric(state.step, metrics)
-            info = {"fingerprint": self._settings(), "replicas": dict(replicas or {})}
+            info = {"run": self._run_id, "fingerprint": self._settings(), "replicas": dict(replicas or {})}
             checkpoint = self.store.commit(state.step, metric=metric, info=info, in_use=in_use)
         except OSError as error:
             raise CheckpointError(
@@ -106,7 +108,13 @@ class Saver:
         checkpoint = self.store.newest_before(step - 1)
         if checkpoint is not None:
             self.store.discard_after(checkpoint.step)
+            self.forget_copies_after(checkpoint.step)
         return checkpoint
+
+    def forget_copies_after(self, step: int) -> None:
+        """In the background: what was copied of later steps is no part of this run any more."""
+        if self._uploader is not None:
+            self._uploader.discard_after(step)
 
     def finish(self) -> list[str]:
         """Wait for what is on its way; what went wrong with the copies, one line each."""

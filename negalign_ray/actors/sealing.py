@@ -84,7 +84,15 @@ class Sealer:
                     self._record(Event(EventKind.ROLLBACK, f"back to {self.back_to.path.name}: {reason}"))
             return self.back_to
 
+    def goes_on_from(self, step: int) -> None:
+        """Of a resumed run."""
+        self._saver.forget_copies_after(step)
+
+    async def settle(self) -> None:
+        """Until every checkpoint that was begun is sealed, or has failed."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     async def finish(self) -> list[str]:
         """Waits for copies that are on their way; what went wrong with them, one line each."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.settle()
         return await asyncio.to_thread(self._saver.finish)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SCALABLE = {"samplers": "sampler", "scorers": "scorer", "references": "reference"}  # section -> role
 ASK_S = 120.0  # a job that only asks; Ray takes some seconds to start one
 STOP_S = 3600.0
+SCALE_S = 3600.0  # the run may wait for room, as long as its deadlines.place_s says
 POLL_S = 1.0
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Name of the run, or its directory.")]
@@ -112,7 +113,7 @@ def scale(
     wanted = wanted_numbers(roles)
     with _reach(run, address) as reached:
         if isinstance(reached, Elsewhere):
-            answers = reached.ask(["scale", *roles], deadline_s=ASK_S)
+            answers = reached.ask(["scale", *roles], deadline_s=SCALE_S + ASK_S)
         else:
             answers = {section: reached.scale(SCALABLE[section], num) for section, num in wanted.items()}
     _show(answers if as_json else None, *(f"{section}: {answer}" for section, answer in answers.items()))

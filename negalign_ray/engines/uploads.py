@@ -1,12 +1,16 @@
 """Copies of checkpoints in another place (`checkpoints.url`): made while the run goes on, within a deadline each.
 
 <url>/<run name>/step-00000012/...      manifest.json comes last: a folder without one is no checkpoint
+
+A manifest also says which run it is of: an earlier one of the same name may have left copies of later steps there.
 """
 
+import json
 import logging
+import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -15,6 +19,7 @@ from negalign_ray.engines.checkpoints import MANIFEST, NAME, Checkpoint, Checkpo
 from negalign_ray.errors import CheckpointError, ConfigError, UploadError
 
 log = logging.getLogger(__name__)
+Refuse = Callable[[Checkpoint], str | None]  # -> why this copy is not to be used; None = it may be
 
 
 class Remote(Protocol):
@@ -57,10 +62,12 @@ class Uploader:
     What fails is logged and kept in `errors`; the local copy is never touched.
     """
 
-    def __init__(self, remote: Remote, path: str, *, deadline_s: float) -> None:
+    def __init__(self, remote: Remote, path: str, *, run_id: str | None, deadline_s: float) -> None:
+        """`run_id` is what the checkpoints' `info` says of their run."""
         self._remote, self._path, self._deadline_s = remote, path.rstrip("/"), deadline_s
+        self._run_id = run_id
         self.errors: list[UploadError] = []
-        self._running: threading.Thread | None = None  # the current upload; one that was given up may still be alive
+        self._running: threading.Thread | None = None  # what is done now; what was given up may still be alive
         self._source: Path | None = None  # what is being copied
         self._started_s = 0.0
         self._waiting: tuple[Checkpoint, Sequence[Checkpoint]] | None = None  # the newest that came meanwhile
@@ -68,26 +75,29 @@ class Uploader:
     @property
     def busy_with(self) -> Path | None:
         """The checkpoint that is being copied, which must stay where it is; None once it is there or given up."""
-        if self._running is not None and (not self._running.is_alive() or self._seconds_left == 0.0):
-            self._join()
+        self._is_busy()
         return self._source
 
     def upload(self, checkpoint: Checkpoint, *, keep: Sequence[Checkpoint]) -> None:
-        """Start copying, and return; afterwards, older copies of others than `keep` are deleted there.
+        """Start copying, and return; afterwards, copies of others than `keep` are deleted there: older ones, and those
+        of later steps that this run has written before it went back.
 
         While another one is being copied this one waits for `finish`, or until a newer one takes its place: a slow
         place gets fewer copies, and never holds up a run.
         """
-        if self.busy_with is not None:
-            log.info("%s is not copied yet: %s is still on its way", checkpoint.path.name, self._source)
+        if self._is_busy():
+            log.info("%s is not copied yet: what came before it is still on its way", checkpoint.path.name)
             self._waiting = checkpoint, keep
             return
-        self._waiting, self._source, self._started_s = None, checkpoint.path, time.monotonic()
+        self._waiting = None
         kept = {each.path.name for each in (*keep, checkpoint)}
-        self._running = threading.Thread(
-            target=self._copy, args=(checkpoint, kept), daemon=True, name=f"upload {checkpoint.path.name}"
-        )
-        self._running.start()
+        self._start(f"upload {checkpoint.path.name}", self._copy, checkpoint, kept, source=checkpoint.path)
+
+    def discard_after(self, step: int) -> None:
+        """The run goes back to `step`: start to delete its copies of later ones, and return. What is being copied, or
+        waits for it, is such a one."""
+        given_up, self._waiting = self._running, None
+        self._start(f"discarding what is newer than step {step}", self._discard, step, given_up)
 
     def finish(self) -> None:
         """Until the newest checkpoint is there or given up; each copy has its own deadline."""
@@ -96,6 +106,16 @@ class Uploader:
             checkpoint, keep = self._waiting
             self.upload(checkpoint, keep=keep)
             self._join()
+
+    def _start(self, name: str, work: Callable[..., None], *arguments: Any, source: Path | None = None) -> None:
+        self._source, self._started_s = source, time.monotonic()
+        self._running = threading.Thread(target=work, args=arguments, daemon=True, name=name)
+        self._running.start()
+
+    def _is_busy(self) -> bool:
+        if self._running is not None and (not self._running.is_alive() or self._seconds_left == 0.0):
+            self._join()
+        return self._running is not None
 
     @property
     def _seconds_left(self) -> float:
@@ -115,6 +135,8 @@ class Uploader:
         out of date, and a newer copy may be on its way."""
         target = f"{self._path}/{checkpoint.path.name}"
         try:
+            if self._remote.exists(f"{target}/{MANIFEST}"):  # of another run, or from before this one went back
+                self._remote.rm(f"{target}/{MANIFEST}")
             for name in (*checkpoint.files, MANIFEST):  # the manifest last
                 if self._is_given_up:
                     return
@@ -122,13 +144,42 @@ class Uploader:
                 self._remote.makedirs(remote_name.rpartition("/")[0], exist_ok=True)
                 self._remote.put_file(str(checkpoint.path / name), remote_name)
             for other in _names(self._remote, self._path):
+                is_older = other < checkpoint.path.name and other not in kept
+                if not is_older and (other <= checkpoint.path.name or not self._is_own(other)):
+                    continue
                 if self._is_given_up:
                     return
-                if other < checkpoint.path.name and other not in kept:  # never what may be a later upload's
-                    self._remote.rm(f"{self._path}/{other}", recursive=True)
+                self._remote.rm(f"{self._path}/{other}", recursive=True)
         except Exception as error:  # whatever a file system raises: the run must not end for a copy
             if not self._is_given_up:  # that has been said
                 self._failed(f"{checkpoint.path.name} could not be copied to checkpoints.url: {error!r}")
+
+    def _discard(self, step: int, given_up: threading.Thread | None) -> None:
+        """In its thread, as `_copy`."""
+        try:
+            if given_up is not None:  # it may be within the call that makes its copy a whole one
+                given_up.join(self._deadline_s)
+            for name in _names(self._remote, self._path):
+                if step_of(Path(name)) <= step or not self._is_own(name):
+                    continue
+                if self._is_given_up:
+                    return
+                self._remote.rm(f"{self._path}/{name}", recursive=True)
+        except Exception as error:
+            if not self._is_given_up:
+                self._failed(f"copies of later steps than {step} could not be deleted at checkpoints.url: {error!r}")
+
+    def _is_own(self, name: str) -> bool:
+        """Whether that copy is one of this run's. A folder without a manifest is no copy yet."""
+        manifest = f"{self._path}/{name}/{MANIFEST}"
+        if not self._remote.exists(manifest):
+            return False
+        with tempfile.TemporaryDirectory() as folder:
+            self._remote.get_file(manifest, f"{folder}/{MANIFEST}")
+            try:
+                return json.loads(Path(folder, MANIFEST).read_text(encoding="utf-8"))["info"].get("run") == self._run_id
+            except (ValueError, KeyError, TypeError, AttributeError):  # torn: nobody's
+                return False
 
     @property
     def _is_given_up(self) -> bool:
@@ -141,13 +192,16 @@ class Uploader:
         self.errors.append(error)
 
 
-def download_newest(remote: Remote, path: str, store: CheckpointStore, *, deadline_s: float) -> Checkpoint | None:
-    """Bring the newest intact copy into the store, checked like a local one; None when there is no copy at all.
+def download_newest(
+    remote: Remote, path: str, store: CheckpointStore, *, refuse: Refuse, deadline_s: float
+) -> Checkpoint | None:
+    """Bring the newest intact copy into the store, checked like a local one; None when there is no copy at all. Those
+    that `refuse` says something of are passed over.
 
-    CheckpointError: all copies are torn, the place does not answer, or `deadline_s` is over. Whatever is interrupted,
-    the store shows the whole copy or nothing of it.
+    CheckpointError: all copies are torn or refused, the place does not answer, or `deadline_s` is over. Whatever is
+    interrupted, the store shows the whole copy or nothing of it.
     """
-    download = _Download(remote, path.rstrip("/"), store)
+    download = _Download(remote, path.rstrip("/"), store, refuse)
     threading.Thread(target=download.run, daemon=True, name="download").start()  # file systems have no deadlines
     try:
         if not download.ended.wait(deadline_s):
@@ -165,8 +219,8 @@ def download_newest(remote: Remote, path: str, store: CheckpointStore, *, deadli
 class _Download:
     """Runs in a thread of its own, and does no more than end the call it is in when it is given up."""
 
-    def __init__(self, remote: Remote, path: str, store: CheckpointStore) -> None:
-        self._remote, self._path, self._store = remote, path, store
+    def __init__(self, remote: Remote, path: str, store: CheckpointStore, refuse: Refuse) -> None:
+        self._remote, self._path, self._store, self._refuse = remote, path, store, refuse
         self.found: Checkpoint | None = None
         self.error: CheckpointError | None = None
         self.ended = threading.Event()
@@ -203,16 +257,19 @@ class _Download:
             self._store.abandon(step_of(Path(name)))
         if reasons:
             raise CheckpointError(
-                f"none of the {len(reasons)} copies in {self._path} (checkpoints.url) is intact. The newest, "
+                f"none of the {len(reasons)} copies in {self._path} (checkpoints.url) can be used. The newest, "
                 f"{reasons[0]}. Start a new run, or put an intact one there."
             )
         return None
 
     def _fetch(self, name: str) -> Checkpoint | None:
-        """CheckpointError when the copy is torn; None when this download is given up."""
+        """CheckpointError when the copy is torn or refused; None when this download is given up."""
         partial = self._store.begin(step_of(Path(name)))
         self._remote.get_file(f"{self._path}/{name}/{MANIFEST}", str(partial / MANIFEST))
         copy = read_checkpoint(partial)  # refuses names that lead out of the folder, before anything is written
+        reason = self._refuse(copy)
+        if reason is not None:
+            raise CheckpointError(reason)
         for file in copy.files:
             if self.is_given_up:
                 return None

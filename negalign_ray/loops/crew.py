@@ -48,6 +48,7 @@ class Crew:
         self._fleet, self._counts, self._record = fleet, counts, record
         self.held = Held()
         self._members = {rank: _Member(rank, self.held) for rank in range(fleet.num_samplers)}
+        self._asleep = False  # from `rest` until new weights come: learners need the memory
         self.updating = asyncio.Lock()  # held by whoever changes `held`: nobody joins in between
 
     @property
@@ -98,12 +99,27 @@ class Crew:
 
         They come from the object store, or as `offer` says. A sampler that fails gets them from the object store.
         """
+        self._asleep = False
         if offer is not None and offer.together:
             return await self._load_together(held, offer)
         return max(await asyncio.gather(*(self._load(member, held, offer) for member in self._members.values())))
 
+    async def keep(self, copy: Callable[[Any], Awaitable[Any]]) -> None:
+        """Hold a copy of the weights from now on, because those that were published are about to go with their owner.
+
+        Whoever is being replaced at the old ones has read them when this returns.
+        """
+        async with self.updating:
+            if self.held.weights is None:
+                return
+            self.held = Held(await copy(self.held.weights), self.held.version)
+            for member in list(self._members.values()):
+                async with member.lock:
+                    member.held = self.held
+
     async def rest(self) -> None:
-        """All that serve sleep until they get new weights."""
+        """All that serve sleep until they get new weights, and so does whoever joins meanwhile."""
+        self._asleep = True
         await asyncio.gather(*(self._rest(member) for member in self._members.values()))
 
     # -- coming and going --------------------------------------------------------------------------------------
@@ -117,6 +133,8 @@ class Crew:
             async with self.updating:
                 if self.held is not held:
                     await self._give(rank, self.held)
+                if self._asleep:
+                    await self._fleet.sleep(rank)
                 self._members[rank] = _Member(rank, self.held)
         except BaseException:
             await self._fleet.remove_sampler(rank)
@@ -164,8 +182,11 @@ class Crew:
                 return
             try:
                 await self._fleet.sleep(member.rank)
+                return
             except RoleError as error:
                 await self._replace(member, error, member.held)
+            if member.serving:  # a new actor, which is awake; where it cannot sleep either, learners have no room
+                await self._fleet.sleep(member.rank)
 
     async def _give(self, rank: int, held: Held) -> None:
         if held.weights is not None:

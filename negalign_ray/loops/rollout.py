@@ -10,8 +10,9 @@ the policy's snapshots. All waiting is on one condition; nothing here knows Ray 
 """
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -28,6 +29,8 @@ from negalign_ray.loops.production import Production, Stages, Wave
 from negalign_ray.loops.roles import Batch, Fleet, Offer
 from negalign_ray.loops.schedule import SamplingSchedule
 from negalign_ray.loops.state import RolloutState
+
+log = logging.getLogger(__name__)
 
 
 class Rollout:
@@ -71,6 +74,7 @@ class Rollout:
         self._fatal: NegalignError | None = None
         self._stopped = False
         self._started = False
+        self._outlives_learners = False
 
     # -- what the conductor calls ------------------------------------------------------------------------------
 
@@ -149,8 +153,18 @@ class Rollout:
         self._stopped = True
         await self._notify()
 
+    async def outlive_learners(self, copy: Callable[[Any], Awaitable[Any]] | None) -> None:
+        """They have trained, and end: samplers, which may still be asked and replaced, hold a `copy` of the weights;
+        None = nobody asks them any more. Nothing that fails in making groups ends the run from now on."""
+        self._outlives_learners = True
+        if copy is not None:
+            await self.crew.keep(copy)
+
     async def fail(self, error: NegalignError) -> None:
         """End the run with an error: every rank that pulls meets it."""
+        if self._outlives_learners:
+            log.warning("%s; nobody needs these groups any more", error)
+            return
         self._fatal = self._fatal or error
         await self._notify()
 

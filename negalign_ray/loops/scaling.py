@@ -52,6 +52,15 @@ class Scaler:
         """That serve now."""
         return len(self._team.ranks)
 
+    @property
+    def num_expected(self) -> int:
+        """That serve when what is under way has come about."""
+        return self.wanted if self._is_busy else self.num
+
+    @property
+    def _is_busy(self) -> bool:
+        return self._task is not None and not self._task.done()
+
     def want(self, num: int, reason: str) -> None:
         """From now on; returns at once. What is being started or drained already is finished first."""
         text = f"{self._role}s: {self.num} -> {num} ({reason})"
@@ -63,8 +72,7 @@ class Scaler:
 
     def settle(self) -> None:
         """Make up for what is missing, unless that is under way or has just failed; to be called now and then."""
-        is_busy = self._task is not None and not self._task.done()
-        if self.num != self.wanted and not is_busy and time.monotonic() >= self._not_before_s:
+        if self.num != self.wanted and not self._is_busy and time.monotonic() >= self._not_before_s:
             self._task = asyncio.get_running_loop().create_task(self._work())
 
     async def close(self) -> None:

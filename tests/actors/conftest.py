@@ -23,6 +23,7 @@ TOY = (
     "learners.lr=1e-3",
     "learners.dtype=float32",
     "model.dtype=float32",
+    "checkpoints.every=50",
     "evaluation.enabled=false",
     "evaluation.num_overrefusal=2",
     "samplers.cpus=0.1",

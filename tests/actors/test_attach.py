@@ -41,8 +41,16 @@ def get(reference, *, timeout: float):
 def test_calls_reach_the_conductor_with_a_deadline():
     run = RunHandle(HERE, FakeConductor(), deadline_s=7, get=get)
     assert run.logs.read("sampler-0", 12) == ("read_log", ("sampler-0", 12), 7)
-    assert run.scale("sampler", 4) == ("scale", ("sampler", 4), 7)
     assert run.scale("sampler", 4, deadline_s=300) == ("scale", ("sampler", 4), 300)
+
+
+def test_a_wish_for_more_is_waited_for_as_long_as_the_run_itself_waits_for_room():
+    def answer(reference, *, timeout: float):
+        name, arguments, _ = reference
+        return 60.0 if name == "place_s" else (name, arguments, timeout)
+
+    run = RunHandle(HERE, FakeConductor(), deadline_s=7, get=answer)
+    assert run.scale("sampler", 4) == ("scale", ("sampler", 4), 67.0)
 
 
 def test_a_run_that_ends_while_one_looks_is_told_with_the_folder_that_it_had_named():

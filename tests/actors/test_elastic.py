@@ -60,6 +60,28 @@ def test_it_says_what_will_happen_and_does_it():
     assert cluster.asked[1] == ("scorers", 1, {"samplers": 3, "scorers": 2}), "room beside what the others are to be"
 
 
+def test_a_wish_that_is_repeated_while_they_start_asks_for_no_more_room():
+    async def scenario() -> list[str]:
+        starting = asyncio.Event()
+        team.hold = starting
+        answers = [await elastic.scale("samplers", num) for num in (3, 3, 4)]
+        await asyncio.sleep(0.01)
+        assert elastic.numbers["samplers"] == 1
+        starting.set()
+        await asyncio.sleep(0.01)
+        return answers
+
+    cluster, team = Cluster(room=2), FakeTeam(0)
+    elastic = Elastic(load_config(), {"samplers": team}, require_room=cluster.require_room, record=forget)
+    assert [answer.partition(";")[0] for answer in asyncio.run(scenario())] == [
+        "1 serve, 3 wanted",
+        "1 serve, 3 wanted",
+        "1 serve, 4 wanted",
+    ]
+    assert [num_more for _, num_more, _ in cluster.asked] == [2, 1]
+    assert elastic.numbers["samplers"] == 4
+
+
 @pytest.mark.parametrize(
     ("name", "num", "message"),
     [

@@ -9,15 +9,17 @@ import pytest
 from typer.testing import CliRunner
 
 from negalign_ray.actors.plan_checks import check_settings
+from negalign_ray.actors.results import create_run_dir
 from negalign_ray.actors.resume import find_checkpoint, keep_rows, rewind
 from negalign_ray.actors.saving import LEARNER, Saver, read_rollout
 from negalign_ray.cli import app
-from negalign_ray.config import Config
+from negalign_ray.config import Config, NPOConfig
 from negalign_ray.engines.weights import WeightBundle
 from negalign_ray.errors import CheckpointError, ConfigError
 from negalign_ray.loops.state import RolloutState
 from negalign_ray.records import Group
 from negalign_ray.settings import dump_config, load_config
+from negalign_ray.settings.run_id import read_run_id
 from tests.engines.test_weights import layers
 from tests.loops.fakes import make_prompt
 
@@ -186,6 +188,50 @@ def test_a_run_whose_checkpoints_are_all_torn_is_resumed_from_their_copies(run, 
     found = find_checkpoint(run.run_dir)
     assert found.checkpoint.step == 15
     assert found.checkpoint.faults() == []
+
+
+def begun(run: Config, tmp_path: Path) -> Config:
+    """The same run, with copies elsewhere, at its start: nothing is trained, what was there has been overwritten."""
+    checkpoints = run.checkpoints.model_copy(update={"url": str(tmp_path / "bucket")})
+    config = run.model_copy(update={"checkpoints": checkpoints, "run": run.run.model_copy(update={"overwrite": True})})
+    (run.run_dir / "metrics.jsonl").touch()
+    create_run_dir(config)
+    return config
+
+
+def test_a_run_that_overwrote_another_does_not_go_on_from_the_copies_of_that_one(run, tmp_path):
+    checkpoint(begun(run, tmp_path), 15)
+    config = begun(run, tmp_path)
+    with pytest.raises(CheckpointError, match="another run of this name has written it"):
+        find_checkpoint(run.run_dir)
+    checkpoint(config, 5)
+    shutil.rmtree(run.run_dir / "checkpoints")
+    assert find_checkpoint(run.run_dir).checkpoint.step == 5
+
+
+def test_a_run_directory_that_is_lost_but_for_its_settings_knows_its_copies_by_their_settings(run, tmp_path):
+    checkpoint(begun(run.model_copy(update={"method": NPOConfig()}), tmp_path), 15)
+    config = begun(run, tmp_path)
+    checkpoint(config, 5)
+    shutil.rmtree(run.run_dir)
+    run.run_dir.mkdir()
+    (run.run_dir / "config.yaml").write_text(dump_config(config))
+    found = find_checkpoint(run.run_dir)
+    assert found.checkpoint.step == 5
+    rewind(found)
+    assert read_run_id(run.run_dir) == found.checkpoint.info["run"] is not None
+
+
+def test_after_a_roll_back_there_are_no_later_copies_either(run, tmp_path):
+    config = begun(run, tmp_path)
+    for step in (10, 14, 18):
+        checkpoint(config, step)
+    saver = Saver(config, fetch=lambda references: references)
+    found = saver.newest_before(15)
+    assert found is not None
+    assert saver.finish() == []
+    assert found.step == 14
+    assert [path.name for path in (tmp_path / "bucket" / "cut").iterdir()] == ["step-00000014"]
 
 
 def test_the_samplers_snapshot_is_part_of_a_checkpoint_where_it_is_neither_the_first_nor_the_last_model(run):

@@ -113,6 +113,21 @@ def test_the_learner_is_told_when_an_update_ends_without_a_meeting():
     run(scenario)
 
 
+def test_an_answer_that_the_learner_has_read_is_not_kept():
+    async def scenario():
+        meetings = Meetings(workers_per_sampler=1)
+        for version in (1, 2, 3):
+
+            async def publish(kept: Offer, version: int = version) -> None:
+                meetings.call({0: "a"}, kept)
+                assert await meetings.of(version) is not None  # the learner asks while samplers wait for it
+
+            await meetings.hold(offer(version), publish)
+        assert meetings._answers == {}
+
+    run(scenario)
+
+
 def test_without_an_offer_nothing_is_kept():
     async def scenario():
         meetings, seen = Meetings(workers_per_sampler=1), []

@@ -58,12 +58,12 @@ def store(run_dir: Path, *, disk=None, **settings) -> CheckpointStore:
     return CheckpointStore(run_dir, CheckpointsConfig(**settings), disk=disk)
 
 
-def save(target: CheckpointStore, step: int, *, metric: float | None = None):
+def save(target: CheckpointStore, step: int, *, metric: float | None = None, run: str | None = None):
     folder = target.begin(step)
     (folder / "learner").mkdir()
     (folder / "learner" / "weights.bin").write_bytes(bytes([step]) * 100)
     (folder / "rollout.json").write_text(f'{{"step": {step}}}')
-    return target.commit(step, metric=metric, info={"seed": 7})
+    return target.commit(step, metric=metric, info={"seed": 7, "run": run})
 
 
 def names(run_dir: Path) -> list[str]:
@@ -74,7 +74,7 @@ def test_a_checkpoint_reads_back_as_it_was_written(tmp_path):
     written = save(store(tmp_path), 12, metric=0.5)
     [found] = store(tmp_path).checkpoints()
     assert found == written
-    assert (found.step, found.metric, found.info) == (12, 0.5, {"seed": 7})
+    assert (found.step, found.metric, found.info) == (12, 0.5, {"seed": 7, "run": None})
     assert set(found.files) == {"learner/weights.bin", "rollout.json"}
     assert found.files["learner/weights.bin"]["bytes"] == 100
     assert store(tmp_path).newest_intact() == written

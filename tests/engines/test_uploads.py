@@ -49,12 +49,12 @@ class Torn(MemoryFileSystem):
         super().put_file(lpath, rpath, **settings)
 
 
-def uploader(remote, path, *, deadline_s=60.0) -> Uploader:
-    return Uploader(remote, path, deadline_s=deadline_s)
+def uploader(remote, path, *, run=None, deadline_s=60.0) -> Uploader:
+    return Uploader(remote, path, run_id=run, deadline_s=deadline_s)
 
 
-def download(remote, path, target, *, deadline_s=60.0):
-    return download_newest(remote, path, target, deadline_s=deadline_s)
+def download(remote, path, target, *, refuse=lambda copy: None, deadline_s=60.0):
+    return download_newest(remote, path, target, refuse=refuse, deadline_s=deadline_s)
 
 
 def test_what_was_uploaded_can_be_downloaded_into_an_empty_run(tmp_path, bucket):
@@ -176,12 +176,91 @@ def test_an_upload_that_was_given_up_deletes_nothing_and_copies_no_further_file_
     assert folders(remote, path) == ["step-00000030"], "the next one clears up what it has left"
 
 
-def test_a_copy_of_a_later_step_is_never_deleted(tmp_path, bucket):
-    target, up = store(tmp_path), uploader(*bucket)
-    for step in (10, 30, 20):
-        up.upload(save(target, step), keep=[])
+def upload_of(run: str, folder, remote, path, *steps: int) -> Uploader:
+    target, up = store(folder, keep_last=9), uploader(remote, path, run=run)
+    for step in steps:
+        up.upload(save(target, step, run=run), keep=target.checkpoints())
         up.finish()
-    assert folders(*bucket) == ["step-00000020", "step-00000030"]
+    assert up.errors == []
+    return up
+
+
+def of(run: str):
+    return lambda copy: None if copy.info["run"] == run else "another run of this name has written it"
+
+
+def test_copies_of_later_steps_go_when_the_run_has_gone_back_and_those_of_another_run_stay(tmp_path, bucket):
+    upload_of("other", tmp_path / "other", *bucket, 40)
+    upload_of("mine", tmp_path / "here", *bucket, 10, 30)
+    upload_of("mine", tmp_path / "again", *bucket, 20)  # in a folder that has no 30: it was resumed at 10
+    assert folders(*bucket) == ["step-00000020", "step-00000040"]
+
+
+def test_a_run_that_overwrites_another_is_never_resumed_from_its_copies(tmp_path, bucket):
+    upload_of("first", tmp_path / "first", *bucket, 10, 20)
+    with pytest.raises(CheckpointError, match=r"none of the 2 copies .* can be used.*step-00000020: another run of"):
+        download(*bucket, store(tmp_path / "lost"), refuse=of("second"))
+    upload_of("second", tmp_path / "second", *bucket, 5)
+    found = download(*bucket, store(tmp_path / "lost"), refuse=of("second"))
+    assert found is not None
+    assert (found.step, found.info["run"]) == (5, "second")
+    assert names(tmp_path / "lost") == ["step-00000005"], "what was refused has left nothing"
+
+
+def test_a_copy_takes_the_place_of_another_runs_copy_of_that_step_and_is_never_mixed_with_it(tmp_path, bucket):
+    upload_of("first", tmp_path / "first", *bucket, 10)
+    up = uploader(Torn(), bucket[1], run="second")
+    up.upload(save(store(tmp_path / "second"), 10, run="second"), keep=[])
+    up.finish()
+    assert len(up.errors) == 1
+    assert not bucket[0].exists(f"{bucket[1]}/step-00000010/manifest.json"), "half of each is no checkpoint"
+    upload_of("second", tmp_path / "third", *bucket, 10)
+    found = download(*bucket, store(tmp_path / "there"))
+    assert found is not None
+    assert found.info["run"] == "second"
+
+
+def test_after_a_roll_back_there_are_no_copies_of_later_steps(tmp_path, bucket):
+    upload_of("other", tmp_path / "other", *bucket, 40)
+    up = upload_of("mine", tmp_path / "here", *bucket, 10, 20, 30)
+    up.discard_after(10)
+    up.finish()
+    assert up.errors == []
+    assert folders(*bucket) == ["step-00000010", "step-00000040"]
+    found = download(*bucket, store(tmp_path / "there"), refuse=of("mine"))
+    assert found is not None
+    assert found.step == 10
+
+
+def test_a_copy_that_is_on_its_way_when_the_run_goes_back_does_not_stay(tmp_path, bucket):
+    remote, path = HoldsBack("step-00000030"), bucket[1]
+    target, up = store(tmp_path), upload_of("mine", tmp_path / "here", remote, path, 10)
+    for step in (30, 40):  # 40 waits for 30
+        up.upload(save(target, step, run="mine"), keep=target.checkpoints())
+    up.discard_after(10)
+    assert up.busy_with is None, "the checkpoint may be deleted here"
+    remote.go_on.set()
+    up.finish()
+    found = download(remote, path, store(tmp_path / "there"), refuse=of("mine"))
+    assert found is not None
+    assert found.step == 10
+
+
+def test_copies_that_cannot_be_deleted_are_a_typed_error_and_end_nothing(tmp_path, bucket):
+    up = upload_of("mine", tmp_path, *bucket, 10, 20)
+
+    class Kept(MemoryFileSystem):
+        cachable = False
+
+        def rm(self, path, **settings):
+            raise PermissionError("no right to delete")
+
+    up._remote = Kept()
+    up.discard_after(10)
+    up.finish()
+    [error] = up.errors
+    assert "copies of later steps than 10 could not be deleted" in str(error)
+    assert "no right to delete" in str(error)
 
 
 def test_the_next_checkpoint_is_tried_again_after_a_failure(tmp_path, bucket):
@@ -223,7 +302,7 @@ def test_a_copy_that_lacks_a_file_is_passed_over_and_if_all_do_it_is_an_error(tm
     assert found is not None
     assert found.step == 1
     remote.rm(f"{path}/step-00000001/rollout.json")
-    with pytest.raises(CheckpointError, match=r"none of the 2 copies .* is intact.*step-00000002: a file is missing"):
+    with pytest.raises(CheckpointError, match=r"none of the 2 copies .* can be used.*step-00000002: a file is missing"):
         download(remote, path, store(tmp_path / "elsewhere"))
     assert names(tmp_path / "elsewhere") == []
 

@@ -50,6 +50,9 @@ class Scene:
     def status(self) -> Status:
         return ray.get(self.conductor.status.remote(), timeout=30)
 
+    def phase(self) -> str:
+        return ray.get(self.conductor.overview.remote(), timeout=30).phase
+
     def activities(self) -> tuple[Activity, ...]:
         return ray.get(self.conductor.activities.remote(), timeout=30)
 

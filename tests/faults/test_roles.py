@@ -10,6 +10,7 @@ CALLS = {"sampler": "sample call", "scorer": "score call", "reference": "referen
 PROCESSES = {"sampler": "sampler-0", "scorer": "scorer-0", "reference": "reference-rpos-0"}
 STEPS = ("learners.steps=6", "guards.enabled=false")  # a busy machine may miss the moment in some of them
 SLOW_REFERENCE = ("references.cache_size=0", "references.micro_batch_tokens=1", "sampling.num_samples=16")
+EVALUATED = ("evaluation.enabled=true", "evaluation.num_prompts=4", "evaluation.num_benign=2", "learners.steps=2")
 SLOW_HEAD = '[{"name": "words", "kind": "python", "target": "tests.faults.heads:takes_a_second"}]'
 
 
@@ -42,6 +43,27 @@ def test_a_vllm_sampler_killed_mid_generation_is_replaced(toy_config, report):
     require_sound(config, summary)
     seconds = saboteur.seconds_to_next_step
     report("the same, vLLM", ended="goes on", seconds=seconds, config=config, summary=summary)
+
+
+def test_the_only_sampler_killed_in_the_evaluation_after_training_is_replaced_at_the_last_weights(toy_config, report):
+    """The learners, who published these weights, have ended by then."""
+    config = toy_config(*EVALUATED, "evaluation.max_new_tokens=200", "learners.restarts=1")
+
+    def act(scene: Scene) -> None:
+        scene.wait_until(lambda: scene.phase() == "evaluating after")
+        scene.wait_while_it("sample call", role="sampler")
+        kill(scene.pid("sampler-0"))
+
+    with sabotage(config, act) as saboteur:
+        summary = train(config)
+    require_sound(config, summary)
+    assert summary["figures"], "the table is there"
+    assert (config.run_dir / "summary.md").is_file()
+    [replaced] = events(config, "replace")
+    assert replaced["reason"] == "a new actor has version 2"
+    assert events(config, "resume") == [], "nothing was trained again"
+    seconds = saboteur.seconds_since()
+    report("kill -9 of the only sampler in the last evaluation", ended="goes on", seconds=seconds, config=config)
 
 
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])

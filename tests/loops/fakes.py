@@ -59,6 +59,8 @@ class FakeFleet:
     busy: set[int] = field(default_factory=set)
     calls: dict[str, int] = field(default_factory=dict)
     replaced: list[int] = field(default_factory=list)
+    replaced_at: list[object] = field(default_factory=list)  # the weights that each of them was given
+    hold_replace: asyncio.Event | None = None  # when set, no new sampler is there before it
     waves: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
     hold_samples: asyncio.Event | None = None  # when set, sampling waits for it
     hold_add: asyncio.Event | None = None  # when set, a new sampler does not start before it
@@ -167,6 +169,9 @@ class FakeFleet:
 
     async def replace_sampler(self, rank: int, weights: object, version: int) -> None:
         self.replaced.append(rank)
+        if self.hold_replace is not None:
+            await self.hold_replace.wait()
+        self.replaced_at.append(weights)
         if self._fails("replace"):
             raise PlacementError("no place for a sampler")
         self.versions[rank] = version if weights is not None else 0

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from negalign_ray.config import DeadlinesConfig
 from negalign_ray.errors import PlacementError, RoleError
 from negalign_ray.events import Event, EventKind
 from negalign_ray.loops.buffer import Outcome
 from negalign_ray.loops.crew import Crew, Held
+from negalign_ray.planning.virtual_time import now_s, run_in_virtual_time
 from tests.loops.fakes import FakeFleet
 from tests.loops.test_rollout import GROUPS, make_rollout, run
 
@@ -214,6 +216,144 @@ def test_work_that_is_spread_comes_back_in_order_and_what_one_failed_at_is_asked
         assert sorted(asked) == [(0, (1, 2)), (0, (1, 2)), (2, (3,))]
         assert fleet.replaced == [0]
         assert await crew.spread([], call) == []
+
+    asyncio.run(scenario())
+
+
+class Deadly(FakeFleet):
+    """Every call ends at its deadline, and so does every start of a new sampler, but for the last call of all."""
+
+    deadlines = DeadlinesConfig()
+
+    async def call(self, rank: int, part: list[int]) -> list[int]:
+        await asyncio.sleep(self.deadlines.sample_s)
+        if len(self.replaced) < 2:
+            raise RoleError("no answer within deadlines.sample_s", role="sampler", rank=rank)
+        return part
+
+    async def replace_sampler(self, rank: int, weights: object, version: int) -> None:
+        self.replaced.append(rank)
+        await asyncio.sleep(self.deadlines.place_s + self.deadlines.start_s + self.deadlines.weights_s)
+
+
+def test_answers_that_take_all_that_their_parts_may_take_come_before_their_own_deadline():
+    async def scenario() -> float:
+        fleet = Deadly()
+        crew = make_crew(fleet)
+        orders = asyncio.create_task(crew.ask(0, lambda rank: fleet.call(rank, [])))  # under way, and will fail
+        await asyncio.sleep(0)
+        assert await crew.spread([1, 2], fleet.call) == [1, 2]
+        assert isinstance(orders.exception(), RoleError)
+        return now_s()
+
+    deadlines = Deadly.deadlines
+    took_s = run_in_virtual_time(scenario())
+    assert took_s == pytest.approx(3 * deadlines.sample_s + 2 * deadlines.replace_s)
+    assert took_s < deadlines.answers_s
+
+
+# -- asleep while learners train -------------------------------------------------------------------------------
+
+
+def test_the_successor_of_a_sampler_that_could_not_sleep_sleeps_in_its_place():
+    async def scenario():
+        fleet = FakeFleet(num_samplers=2, fault=fault_at(("sleep", 0)))
+        crew = make_crew(fleet)
+        await crew.rest()
+        assert fleet.replaced == [0]
+        assert sorted(fleet.slept) == [(0, 0), (1, 0)]
+
+    asyncio.run(scenario())
+
+
+def test_a_sampler_that_cannot_sleep_and_whose_successor_cannot_either_is_an_error():
+    fleet = FakeFleet(fault=lambda kind, number: kind == "sleep")
+    with pytest.raises(RoleError, match="killed"):
+        asyncio.run(make_crew(fleet).rest())
+
+
+def test_a_sampler_that_joins_while_the_others_sleep_sleeps_too_until_the_next_weights():
+    async def scenario():
+        fleet = FakeFleet()
+        crew = make_crew(fleet)
+        await update(crew, 1)
+        await crew.rest()
+        await crew.join(1)
+        assert fleet.slept == [(0, 1), (1, 1)]
+        assert crew.ranks == (0, 1)
+        await update(crew, 2)
+        assert fleet.versions == {0: 2, 1: 2}
+        await crew.join(2)
+        assert (2, 2) not in fleet.slept, "by now they are awake"
+
+    asyncio.run(scenario())
+
+
+# -- when the learners have ended ----------------------------------------------------------------------------------
+
+
+async def copied(weights: object) -> str:
+    await asyncio.sleep(0)
+    return f"copy of {weights}"
+
+
+async def fail_to_answer(rank: int) -> None:
+    raise RoleError("killed", role="sampler", rank=rank)
+
+
+def test_a_sampler_lost_after_the_learners_have_ended_is_replaced_at_the_copy_that_outlives_them():
+    async def scenario():
+        fleet = FakeFleet(num_samplers=2)
+        crew = make_crew(fleet)
+        await update(crew, 3)
+        await crew.keep(copied)
+        assert crew.held == Held("copy of weights 3", 3)
+        with pytest.raises(RoleError):
+            await crew.ask(0, fail_to_answer)
+        assert fleet.replaced_at == ["copy of weights 3"]
+        await crew.join(2)
+        assert fleet.versions == {0: 3, 1: 3, 2: 3}
+
+    asyncio.run(scenario())
+
+
+def test_the_learners_end_only_when_a_sampler_that_is_being_replaced_has_read_their_weights():
+    async def scenario():
+        fleet = FakeFleet(hold_replace=asyncio.Event())
+        crew = make_crew(fleet)
+        await update(crew, 3)
+        asking = asyncio.create_task(crew.ask(0, fail_to_answer))
+        await asyncio.sleep(0)
+        keeping = asyncio.create_task(crew.keep(copied))
+        await asyncio.sleep(0.01)
+        assert not keeping.done()
+        fleet.hold_replace.set()
+        await keeping
+        assert fleet.replaced_at == ["weights 3"]
+        with pytest.raises(RoleError):
+            await asking
+
+    asyncio.run(scenario())
+
+
+def test_the_initial_model_needs_no_copy():
+    async def scenario():
+        crew = make_crew(FakeFleet())
+        await crew.keep(copied)
+        assert crew.held == Held()
+
+    asyncio.run(scenario())
+
+
+def test_groups_that_cannot_be_made_are_no_reason_to_end_a_run_that_has_trained():
+    async def scenario():
+        rollout = make_rollout(FakeFleet(), num_steps=1)
+        await rollout.publish(1, "weights 1")
+        await rollout.outlive_learners(copied)
+        await rollout.fail(RoleError("no place for the last reference", role="reference"))
+        assert rollout.fatal is None
+        await rollout.wait_for_version(1, timeout_s=1)
+        assert rollout.weights == "copy of weights 1"
 
     asyncio.run(scenario())
 
