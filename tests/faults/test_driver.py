@@ -22,6 +22,7 @@ from tests.actors.conftest import read_rows
 from tests.faults.harness import (
     GIVE_UP_S,
     POLL_S,
+    both_engines,
     gone_within,
     kill,
     require_each_group_trained_once,
@@ -69,8 +70,11 @@ def go_on(config: Config) -> tuple[Config, dict]:
     return again.config, resume(again)
 
 
-def test_a_driver_that_is_killed_leaves_nothing_of_its_run_on_a_shared_cluster(toy_config, ray_cluster, launch, report):
-    config = toy_config("learners.num=2", "learners.steps=20", "checkpoints.every=1")
+@both_engines
+def test_a_driver_that_is_killed_leaves_nothing_of_its_run_on_a_shared_cluster(
+    toy_config, ray_cluster, launch, report, engine
+):
+    config = toy_config("learners.num=2", "learners.steps=20", "checkpoints.every=1", f"samplers.engine={engine}")
     driver = launch(config, address=ray.get_runtime_context().gcs_address)
     wait_for_rows(config, 3, driver)
     pids = [process.pid for process in find_processes(config.run_dir)]
@@ -93,8 +97,9 @@ def test_a_driver_that_is_killed_leaves_nothing_of_its_run_on_a_shared_cluster(t
     report(fault, ended="all roles ended, resumed", seconds=seconds, config=config)
 
 
-def test_a_driver_that_is_killed_takes_its_own_cluster_with_it(toy_config, launch, report):
-    config = toy_config(*LONG_RUN)
+@both_engines
+def test_a_driver_that_is_killed_takes_its_own_cluster_with_it(toy_config, launch, report, engine):
+    config = toy_config(*LONG_RUN, f"samplers.engine={engine}")
     driver = launch(config)
     wait_for_rows(config, 2, driver)
     pids = [child.pid for child in psutil.Process(driver.pid).children(recursive=True)]
@@ -107,12 +112,13 @@ def test_a_driver_that_is_killed_takes_its_own_cluster_with_it(toy_config, launc
     report("kill -9 of the driver with its own cluster", ended="all ended", seconds=seconds, config=config)
 
 
+@both_engines
 def test_sigterm_ends_the_run_after_the_step_under_way_with_its_model_and_a_checkpoint(
-    toy_config, launch, tmp_path, report
+    toy_config, launch, tmp_path, report, engine
 ):
     config = toy_config(
         *("learners.steps=500", "guards.enabled=false", "checkpoints.every=0"),
-        *("evaluation.enabled=true", "evaluation.num_prompts=2"),
+        *("evaluation.enabled=true", "evaluation.num_prompts=2", f"samplers.engine={engine}"),
     )
     driver = launch(config)
     wait_for_rows(config, 2, driver)

@@ -5,15 +5,16 @@ import re
 import pytest
 
 from negalign_ray.settings import dump_config
-from tests.faults.harness import LONG_ANSWERS, require_sound, run_alone
+from tests.faults.harness import LONG_ANSWERS, both_engines, require_sound, run_alone
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(600)]
 AWAY = "={role: away}"
 
 
-def test_roles_of_a_lost_node_start_again_on_another_one(toy_config, tmp_path, report):
+@both_engines
+def test_roles_of_a_lost_node_start_again_on_another_one(toy_config, tmp_path, report, engine):
     config = toy_config(
-        *(*LONG_ANSWERS, "learners.steps=5", "samplers.num=2", "deadlines.sample_s=120"),
+        *(*LONG_ANSWERS, "learners.steps=5", "samplers.num=2", "deadlines.sample_s=120", f"samplers.engine={engine}"),
         *(f"{section}.labels{AWAY}" for section in ("samplers", "scorers", "references")),
     )
     (tmp_path / "config.yaml").write_text(dump_config(config))
