@@ -75,7 +75,8 @@ def test_a_driver_that_is_killed_leaves_nothing_of_its_run_on_a_shared_cluster(
     toy_config, ray_cluster, launch, report, engine
 ):
     config = toy_config("learners.num=2", "learners.steps=20", "checkpoints.every=1", f"samplers.engine={engine}")
-    driver = launch(config, address=ray.get_runtime_context().gcs_address)
+    address = ray.get_runtime_context().gcs_address
+    driver = launch(config, address=address)
     wait_for_rows(config, 3, driver)
     pids = [process.pid for process in find_processes(config.run_dir)]
     assert len(pids) == 6, "conductor, sampler, scorer, reference, two learners"
@@ -86,7 +87,7 @@ def test_a_driver_that_is_killed_leaves_nothing_of_its_run_on_a_shared_cluster(
     seconds = time.monotonic() - killed_s
     left = []
     while time.monotonic() < killed_s + 90:
-        left = [group for group in list_placement_groups() if group.state != "REMOVED"]
+        left = [group for group in list_placement_groups(address=address) if group.state != "REMOVED"]
         if not left:
             break
         time.sleep(1)
