@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 import ray
+import torch
 from ray.util.state import list_placement_groups
+from safetensors.torch import load_file
 
 from negalign_ray.actors.resume import find_checkpoint
-from negalign_ray.actors.run import resume
+from negalign_ray.actors.run import resume, train
 from negalign_ray.actors.stall import find_processes
 from negalign_ray.config import Config
 from negalign_ray.settings import dump_config
@@ -35,15 +37,19 @@ LONG_RUN = ("learners.steps=500", "guards.enabled=false", "checkpoints.every=1")
 
 @pytest.fixture
 def launch(tmp_path) -> Iterator[Callable[..., subprocess.Popen]]:
-    """`negalign-ray train` in a process of its own, with a cluster of its own unless `address` names one."""
+    """`negalign-ray train` in a process of its own, with a cluster of its own unless `address` names one.
+
+    `arguments`: instead of those for a new run of that configuration.
+    """
     started = []
 
-    def start(config: Config, *, address: str | None = None) -> subprocess.Popen:
+    def start(config: Config, *arguments: str, address: str | None = None) -> subprocess.Popen:
         file = tmp_path / "config.yaml"
         file.write_text(dump_config(config))
         environment = {key: value for key, value in os.environ.items() if address or not key.startswith("RAY_")}
         environment |= {"RAY_ADDRESS": address} if address else {}
-        command = [sys.executable, "-m", "negalign_ray.cli", "train", "--config", str(file)]
+        arguments = arguments or ("--config", str(file))
+        command = [sys.executable, "-m", "negalign_ray.cli", "train", *arguments]
         with (tmp_path / "output.txt").open("w") as output:
             started.append(subprocess.Popen(command, stdout=output, stderr=output, env=environment))
         return started[-1]
@@ -96,6 +102,28 @@ def test_a_driver_that_is_killed_leaves_nothing_of_its_run_on_a_shared_cluster(
     require_sound(again, summary)
     fault = "kill -9 of the driver on a shared cluster"
     report(fault, ended="all roles ended, resumed", seconds=seconds, config=config)
+
+
+def test_a_driver_that_is_killed_and_its_run_resumed_ends_with_the_weights_of_an_undisturbed_run(
+    toy_config, ray_cluster, launch, tmp_path
+):
+    settings = ("learners.steps=12", "checkpoints.every=1")
+    straight = toy_config(*settings, name="straight")
+    train(straight)
+    config = toy_config(*settings)
+    address = ray.get_runtime_context().gcs_address
+    driver = launch(config, address=address)
+    wait_for_rows(config, 3, driver)
+    kill(driver.pid)
+    driver.wait()
+    assert not (config.run_dir / "model").exists()
+    assert gone_within([process.pid for process in find_processes(config.run_dir)], seconds=90) == []
+    resumed = launch(config, "--resume", str(config.run_dir), address=address)
+    assert resumed.wait(timeout=200) == 0, (tmp_path / "output.txt").read_text()
+    require_each_group_trained_once(config, steps=12)
+    ends = [load_file(each.run_dir / "model" / "model.safetensors") for each in (straight, config)]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
 @both_engines
