@@ -31,6 +31,7 @@ from negalign_ray.actors.plan import Plan, make_plan
 from negalign_ray.actors.presence import await_end
 from negalign_ray.actors.processes import conductor_name
 from negalign_ray.actors.sampler import answer_orders
+from negalign_ray.config import Config
 from negalign_ray.loops.roles import StepReport
 from negalign_ray.records import Generation, Group, Order, SampleRequest, SamplingSpec, WeightReceipt
 from negalign_ray.settings import load_config
@@ -138,18 +139,17 @@ class Reading:
         return max(used - before.thread_s.get(thread, 0.0) for thread, used in self.thread_s.items())
 
 
-def make_config(options: argparse.Namespace, folder: str) -> Any:
+def make_config(options: argparse.Namespace, folder: str) -> Config:
+    num_under_way = (options.staleness + 1) * options.groups
     return load_config(
         preset="quickstart",
         overrides=[
             *(f"run.dir={folder}", "run.name=bench", "evaluation.enabled=false", "checkpoints.every=0"),
-            *(f"samplers.num={options.samplers}", f"sampling.num_samples={options.answers}"),
-            *(f"scorers.num={options.scorers}", f"references.num={options.references}"),
-            *(f"samplers.{name}=0.001" for name in ("cpus",)),
-            *("scorers.cpus=0.001", "references.cpus=0.001", "learners.cpus=0.001"),
-            *(f"sampling.staleness={options.staleness}", f"learners.groups_per_step={options.groups}"),
-            *(f"sampling.buffer_groups={(options.staleness + 1) * options.groups}", "guards.enabled=false"),
-            *(f"learners.steps={options.steps}",),
+            *(f"samplers.num={options.samplers}", f"scorers.num={options.scorers}"),
+            *(f"references.num={options.references}", f"learners.steps={options.steps}", "guards.enabled=false"),
+            *(f"{section}.cpus=0.001" for section in ("samplers", "scorers", "references", "learners")),
+            *(f"sampling.num_samples={options.answers}", f"sampling.staleness={options.staleness}"),
+            *(f"learners.groups_per_step={options.groups}", f"sampling.buffer_groups={num_under_way}"),
         ],
     )
 
