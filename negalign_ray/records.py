@@ -12,6 +12,17 @@ TokenIds = tuple[int, ...]
 OPENING_TOKENS = 3
 
 
+class Record:
+    """Pickles as a call with its fields: half of the time that dataclasses with slots take by themselves. A conductor
+    sends and receives some of these for every group."""
+
+    __slots__ = ()
+    __match_args__: tuple[str, ...] = ()  # the names of the fields; dataclasses fill it in
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), tuple([getattr(self, name) for name in self.__match_args__])
+
+
 class Role(StrEnum):
     """Where a response comes from. Methods pick what they need by role."""
 
@@ -28,7 +39,7 @@ class Polarity(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
+class Response(Record):
     """One answer y to a prompt x.
 
     `token_ids` holds the response tokens only, end-of-turn token included when the answer ended by itself.
@@ -51,7 +62,7 @@ class Response:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(Record):
     """One prompt x with its human responses, tokenised under the model's chat template without any instruction."""
 
     prompt_id: int
@@ -63,7 +74,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class SampleRequest:
+class SampleRequest(Record):
     """One answer wanted: the tokens to continue and the seed to draw with."""
 
     context_ids: TokenIds
@@ -82,7 +93,7 @@ class SamplingSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
+class Generation(Record):
     """What an engine returns for one request: token ids (end-of-turn included when finished by it) and log-probs."""
 
     token_ids: TokenIds
@@ -92,7 +103,7 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class Order(Record):
     """One prompt and the answers wanted for it. Every order ends exactly once: trained, dropped or failed."""
 
     order_id: int
@@ -103,7 +114,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class Group(Record):
     """One prompt with all its responses: what the learner trains on."""
 
     order_id: int
@@ -139,7 +150,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class ResponseCard:
+class ResponseCard(Record):
     """What is known of a response without its text and tokens."""
 
     role: Role
@@ -169,7 +180,7 @@ class ResponseCard:
 
 
 @dataclass(frozen=True, slots=True)
-class GroupCard:
+class GroupCard(Record):
     """What the conductor, and every rank, knows of a group whose payload stays in the object store."""
 
     order_id: int
@@ -215,7 +226,7 @@ class GroupCard:
 
 
 @dataclass(frozen=True, slots=True)
-class WeightReceipt:
+class WeightReceipt(Record):
     """A sampler's confirmation, computed from its own loaded weights."""
 
     rank: int

@@ -1,7 +1,8 @@
 """Injects every fault of tests/faults into real runs of the toy model and writes the table of docs/reliability.md.
 
-    python scripts/measure_reliability.py                          # about half an hour on two cores; some need root
+    python scripts/measure_reliability.py                          # about an hour on two cores; some need root
     python scripts/measure_reliability.py --results results.xml    # from `pytest tests/faults --junit-xml=results.xml`
+    python scripts/measure_reliability.py --results some.xml --update    # other faults keep the lines that they have
 
 Exits with 1, and changes nothing, when a fault did not end as it should.
 """
@@ -59,6 +60,19 @@ def table(rows: Sequence[dict[str, str]]) -> list[str]:
     return [*lines, "", total]
 
 
+def rows_of(page: str) -> tuple[dict[str, str], ...]:
+    """Of the table that is there."""
+    lines = page.partition(BEGIN)[2].partition(END)[0].splitlines()
+    cells = [line.strip("|").split("|") for line in lines if line.startswith("|") and line not in HEADER]
+    return tuple(dict(zip(COLUMNS, (cell.strip() for cell in row), strict=True)) for row in cells)
+
+
+def updated(old: Sequence[dict[str, str]], new: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """In the old order, faults that it lacks at the end."""
+    rows = {row["fault"]: row for row in (*old, *new)}
+    return list(rows.values())
+
+
 def with_table(page: str, lines: Sequence[str]) -> str:
     before, _, rest = page.partition(BEGIN)
     _, mark, after = rest.partition(END)
@@ -74,7 +88,9 @@ def run_tests(results: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, help="a file of `pytest --junit-xml` instead of a new run")
-    results_file = parser.parse_args().results
+    parser.add_argument("--update", action="store_true", help="keep the lines of faults that were not measured now")
+    options = parser.parse_args()
+    results_file = options.results
     with tempfile.TemporaryDirectory() as folder:
         if results_file is None:
             results_file = Path(folder) / "results.xml"
@@ -85,8 +101,10 @@ def main() -> int:
     if results.failed or not results.rows:
         print(f"failed: {', '.join(results.failed) or 'nothing was reported'}", file=sys.stderr)
         return 1
-    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), table(results.rows)), encoding="utf-8")
-    print(f"{PAGE.relative_to(ROOT)}: {len(results.rows)} faults")
+    page = PAGE.read_text(encoding="utf-8")
+    rows = updated(rows_of(page), results.rows) if options.update else results.rows
+    PAGE.write_text(with_table(page, table(rows)), encoding="utf-8")
+    print(f"{PAGE.relative_to(ROOT)}: {len(results.rows)} faults measured, {len(rows)} in the table")
     return 0
 
 

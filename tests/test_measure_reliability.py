@@ -59,6 +59,15 @@ def test_a_test_that_failed_is_named_even_when_it_had_reported(script, tmp_path)
     assert len(found.rows) == 3
 
 
+def test_a_fault_that_was_measured_again_takes_its_old_line_and_a_new_one_comes_last(script):
+    old = [{"fault": "a", "ended": "goes on", "seconds": "1.0", "step_s": "", "reissued": "", "lost": "0"}]
+    old.append({**old[0], "fault": "b", "seconds": ""})
+    page = script.with_table("<!-- faults -->\n<!-- /faults -->\n", script.table(old))
+    assert list(script.rows_of(page)) == old
+    again, new = {**old[0], "seconds": "2.0"}, {**old[0], "fault": "c"}
+    assert script.updated(script.rows_of(page), [new, again]) == [again, old[1], new]
+
+
 def test_only_the_table_is_replaced(script):
     page = "above\n<!-- faults -->\nold\n<!-- /faults -->\nbelow\n"
     assert script.with_table(page, ["new"]) == "above\n<!-- faults -->\nnew\n<!-- /faults -->\nbelow\n"

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from negalign_ray.actors.resume import find_checkpoint
 from negalign_ray.actors.run import resume, train
 from negalign_ray.errors import ConfigError
-from tests.actors.conftest import read_rows
+from negalign_ray.settings import load_config
+from tests.actors.conftest import TOY, read_rows
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_cluster")]
 STEPS = 4
@@ -45,6 +46,14 @@ def as_if_cut_short(config, step: int, copy_to):
 ON_POLICY: tuple[str, ...] = ()
 INITIAL_FIRST = ("sampling.online_from_step=2", "sampling.buffer_groups=8")
 INTERVAL = ("sampling.schedule=interval", "sampling.refresh_every=2", "sampling.online_from_step=1")
+TWO_RANKS = ("learners.num=2",)
+# Four prompts, each in every step: from the second step on, every group holds answers of the rounds before.
+NEAT = ("data.limit=5", "sampling.num_samples=4", "method.max_candidates=6")
+
+
+def samples(run_dir) -> list[list[dict]]:
+    """Of each rank."""
+    return [read_rows(path) for path in sorted((run_dir / "samples").glob("rank-*.jsonl"))]
 
 
 @pytest.mark.timeout(900)
@@ -55,6 +64,7 @@ INTERVAL = ("sampling.schedule=interval", "sampling.refresh_every=2", "sampling.
         pytest.param(ON_POLICY, (1, 3), id="on-policy, at its ends", marks=pytest.mark.slow),
         pytest.param(INITIAL_FIRST, (1, 2, 3), id="initial model first", marks=pytest.mark.slow),
         pytest.param(INTERVAL, (1, 2, 3), id="interval", marks=pytest.mark.slow),
+        pytest.param(TWO_RANKS, (1, 2, 3), id="two learner ranks", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_resumed_after_any_step_equals_the_uninterrupted_one_bit_for_bit(toy_config, tmp_path, schedule, steps):
@@ -62,10 +72,27 @@ def test_a_run_resumed_after_any_step_equals_the_uninterrupted_one_bit_for_bit(t
         *(f"learners.steps={STEPS}", "checkpoints.every=1", "checkpoints.keep_last=9"),
         *("checkpoints.keep_finished=true", "data.limit=8", *schedule),  # 8 prompts: some come twice
     )
-    config = toy_config(*settings)
+    require_the_same_after(steps, toy_config(*settings), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_with_candidate_lists_resumed_after_any_step_equals_the_uninterrupted_one_bit_for_bit(
+    toy_model, tmp_path
+):
+    keep = ("checkpoints.every=1", "checkpoints.keep_last=9", "checkpoints.keep_finished=true")
+    paths = (f"model.path={toy_model}", f"run.dir={tmp_path}", f"learners.steps={STEPS}")
+    config = load_config(preset="neat", overrides=[*TOY, *paths, *keep, *NEAT])
+    require_the_same_after((1, 2, 3), config, tmp_path)
+    [rows] = samples(config.run_dir)
+    carried = [sum(response["carried"] for response in row["responses"]) for row in rows]
+    assert carried == [0] * 4 + [2] * 4 * (STEPS - 1), "two earlier answers fill up each list"
+
+
+def require_the_same_after(steps, config, tmp_path) -> None:
     train(config)
     straight = comparable(read_rows(config.run_dir / "metrics.jsonl"))
-    samples = read_rows(config.run_dir / "samples" / "rank-0.jsonl")
+    trained_on = samples(config.run_dir)
     for step in steps:
         copy = as_if_cut_short(config, step, tmp_path / f"cut-{step}")
         again = find_checkpoint(copy)
@@ -73,7 +100,7 @@ def test_a_run_resumed_after_any_step_equals_the_uninterrupted_one_bit_for_bit(t
         summary = resume(again)
         assert summary["steps"] == STEPS
         assert comparable(read_rows(copy / "metrics.jsonl")) == straight, f"resumed after step {step}"
-        assert read_rows(copy / "samples" / "rank-0.jsonl") == samples
+        assert samples(copy) == trained_on
         assert same(weights(again.config), weights(config))
     with pytest.raises(ConfigError, match="nothing is left to train"):
         find_checkpoint(config.run_dir)

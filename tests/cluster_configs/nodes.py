@@ -1,6 +1,9 @@
 """What the files of cluster_configs/ and docker/ say, read the way their programs read them."""
 
+import os
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,11 @@ from negalign_ray.settings import load_config
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS, DOCKER = ROOT / "cluster_configs", ROOT / "docker"
 ROLES = ("sampler", "learner")
+
+
+def tool(name: str) -> str | None:
+    """A program that pip put beside this Python, or one of the system."""
+    return shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 
 
 def load_yaml(path: Path) -> Any:

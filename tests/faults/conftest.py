@@ -16,7 +16,8 @@ def report(record_property) -> Report:
     """Writes one line of docs/reliability.md into the file of `pytest --junit-xml`.
 
     `seconds`: from the fault to the next optimizer step, or to the error; None = not measured. Groups that were sampled
-    and then dropped are counted as lost; orders that were issued again are not: nothing had come of them.
+    and then dropped are counted as lost; orders that were issued again are not: nothing had come of them. Samplers are
+    those of the `transformers` engine where the line does not say vLLM.
     """
 
     def write(
@@ -28,7 +29,7 @@ def report(record_property) -> Report:
         lost = sum(number for name, number in orders.items() if name.startswith("dropped_"))
         steps_s = sorted(row["learner/step_s"] for row in rows)
         values = {
-            "fault": fault,
+            "fault": f"{fault}, vLLM" if config.samplers.engine == "vllm" else fault,
             "ended": ended,
             "seconds": "" if seconds is None else f"{seconds:.1f}",
             "step_s": f"{steps_s[len(steps_s) // 2]:.1f}" if steps_s else "",

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import ray
 
 from negalign_ray.actors.locate import namespace_of
@@ -32,6 +33,7 @@ from tests.actors.conftest import read_rows
 ROOT = Path(__file__).resolve().parents[2]
 POLL_S = 0.02
 GIVE_UP_S = 240.0
+both_engines = pytest.mark.parametrize("engine", ["transformers", "vllm"])
 LONG_ANSWERS = ("sampling.max_new_tokens=200", "data.max_prompt_tokens=300")  # a call lasts: time to strike in it
 
 

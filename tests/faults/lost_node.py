@@ -1,7 +1,7 @@
 """A run on three Ray nodes of this machine, one of which is lost; in a process of its own.
 
-    python -m tests.faults.lost_node sampler CONFIG     the node of sampler 0, of a scorer or of a reference
-    python -m tests.faults.lost_node learner CONFIG     the node of the learner
+    python -m tests.faults.lost_node sampler-0 CONFIG     the node of sampler 0, of a scorer or of a reference
+    python -m tests.faults.lost_node learner-1 CONFIG     the node of learner rank 1
 
 The last line is what became of the run, as JSON.
 """
@@ -38,23 +38,25 @@ def start_nodes() -> tuple[Cluster, dict[str, Any]]:
     return cluster, {node.node_id: node for node in others}
 
 
-def lose_node_of(role: str, config: Config, cluster: Cluster, nodes: dict[str, Any]):
+def lose_node_of(name: str, config: Config, cluster: Cluster, nodes: dict[str, Any]):
+    role, _, rank = name.rpartition("-")
+
     def strike(scene: Scene) -> None:
         scene.wait_for_step(2)
-        scene.wait_while_it(DOING[role], role=role, for_s=0.0)
-        where = next(each.node_id for each in find_processes(config.run_dir) if each.name == f"{role}-0")
+        scene.wait_while_it(DOING[role], role=role, rank=int(rank), for_s=0.0)
+        where = next(each.node_id for each in find_processes(config.run_dir) if each.name == name)
         cluster.remove_node(nodes[where], allow_graceful=False)
 
     return strike
 
 
 def main() -> None:
-    role, file = sys.argv[1:]
+    name, file = sys.argv[1:]
     config = load_config(file=Path(file))
     cluster, nodes = start_nodes()
     told: dict[str, Any] = {}
     try:
-        with sabotage(config, lose_node_of(role, config, cluster, nodes)) as saboteur:
+        with sabotage(config, lose_node_of(name, config, cluster, nodes)) as saboteur:
             told["summary"] = train(config)
         told["seconds"] = saboteur.seconds_to_next_step
     except RoleError as error:

@@ -6,15 +6,16 @@ from negalign_ray.actors.resume import find_checkpoint
 from negalign_ray.actors.run import resume, train
 from negalign_ray.actors.stall import find_processes
 from negalign_ray.errors import RoleError
-from tests.faults.harness import LONG_ANSWERS, Scene, gone_within, kill, require_sound, sabotage
+from tests.faults.harness import LONG_ANSWERS, Scene, both_engines, gone_within, kill, require_sound, sabotage
 
 pytestmark = [
     *(pytest.mark.real, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)),
 ]
 
 
-def test_a_conductor_that_is_killed_ends_the_run_with_its_name_and_the_run_can_be_resumed(toy_config, report):
-    config = toy_config(*LONG_ANSWERS, "learners.steps=5", "checkpoints.every=1")
+@both_engines
+def test_a_conductor_that_is_killed_ends_the_run_with_its_name_and_the_run_can_be_resumed(toy_config, report, engine):
+    config = toy_config(*LONG_ANSWERS, f"samplers.engine={engine}", "learners.steps=5", "checkpoints.every=1")
 
     def strike(scene: Scene) -> None:
         scene.wait_for_step(2)

@@ -14,9 +14,11 @@ pytestmark = [
 TWO_RANKS = ("learners.num=2", "learners.steps=5", "checkpoints.every=1")
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_learner_rank_killed_mid_step_ends_the_run_with_its_name_and_the_run_can_be_resumed(toy_config, report, rank):
-    config = toy_config(*TWO_RANKS)
+@pytest.mark.parametrize(("rank", "engine"), [(0, "transformers"), (1, "transformers"), (1, "vllm")])
+def test_a_learner_rank_killed_mid_step_ends_the_run_with_its_name_and_the_run_can_be_resumed(
+    toy_config, report, rank, engine
+):
+    config = toy_config(*TWO_RANKS, f"samplers.engine={engine}")
 
     def strike(scene: Scene) -> None:
         scene.wait_for_step(2)

@@ -8,7 +8,7 @@ import pytest
 
 from negalign_ray.actors.run import train
 from tests.actors.conftest import read_rows
-from tests.faults.harness import events, require_sound
+from tests.faults.harness import both_engines, events, require_sound
 
 pytestmark = [
     *(pytest.mark.real, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(400)),
@@ -38,8 +38,9 @@ def test_groups_that_a_head_fails_on_are_dropped_counted_and_ordered_again(toy_c
     report(f"a head {FAULTS[function]}", ended="goes on", seconds=None, config=config, summary=summary)
 
 
-def test_a_head_that_hangs_is_ended_with_its_scorer_and_asked_again_in_a_new_one(toy_config, report):
-    config = toy_config(head("tests.faults.heads:hangs"), "deadlines.score_s=10")
+@both_engines
+def test_a_head_that_hangs_is_ended_with_its_scorer_and_asked_again_in_a_new_one(toy_config, report, engine):
+    config = toy_config(head("tests.faults.heads:hangs"), f"samplers.engine={engine}", "deadlines.score_s=10")
     summary = train(config)
     require_sound(config, summary)
     assert summary["orders"] == {"issued": 12, "trained": 12}

@@ -3,7 +3,7 @@
 import pytest
 
 from negalign_ray.actors.run import train
-from tests.faults.harness import LONG_ANSWERS, Scene, events, freeze, kill, require_sound, sabotage
+from tests.faults.harness import LONG_ANSWERS, Scene, both_engines, events, freeze, kill, require_sound, sabotage
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(400)]
 CALLS = {"sampler": "sample call", "scorer": "score call", "reference": "reference call"}
@@ -25,8 +25,9 @@ def strike(role: str, how):
     return act
 
 
-def test_a_sampler_killed_mid_generation_is_replaced_and_its_orders_are_issued_again(toy_config, report):
-    config = toy_config(*LONG_ANSWERS, *STEPS)
+@both_engines
+def test_a_sampler_killed_mid_generation_is_replaced_and_its_orders_are_issued_again(toy_config, report, engine):
+    config = toy_config(*LONG_ANSWERS, *STEPS, f"samplers.engine={engine}")
     with sabotage(config, strike("sampler", kill)) as saboteur:
         summary = train(config)
     require_sound(config, summary)
@@ -34,15 +35,6 @@ def test_a_sampler_killed_mid_generation_is_replaced_and_its_orders_are_issued_a
     assert [row["role"] for row in events(config, "replace")] == ["sampler"]
     seconds = saboteur.seconds_to_next_step
     report("kill -9 of a sampler while it writes", ended="goes on", seconds=seconds, config=config, summary=summary)
-
-
-def test_a_vllm_sampler_killed_mid_generation_is_replaced(toy_config, report):
-    config = toy_config(*LONG_ANSWERS, *STEPS, "samplers.engine=vllm")
-    with sabotage(config, strike("sampler", kill)) as saboteur:
-        summary = train(config)
-    require_sound(config, summary)
-    seconds = saboteur.seconds_to_next_step
-    report("the same, vLLM", ended="goes on", seconds=seconds, config=config, summary=summary)
 
 
 def test_the_only_sampler_killed_in_the_evaluation_after_training_is_replaced_at_the_last_weights(toy_config, report):
@@ -66,20 +58,21 @@ def test_the_only_sampler_killed_in_the_evaluation_after_training_is_replaced_at
     report("kill -9 of the only sampler in the last evaluation", ended="goes on", seconds=seconds, config=config)
 
 
-@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+@both_engines
 def test_a_sampler_that_hangs_is_replaced_after_its_deadline(toy_config, report, engine):
     config = toy_config(*LONG_ANSWERS, *STEPS, "deadlines.sample_s=30", f"samplers.engine={engine}")
     with sabotage(config, strike("sampler", freeze)) as saboteur:
         summary = train(config)
     require_sound(config, summary)
     assert "no answer within deadlines.sample_s=30 s" in events(config, "fault")[0]["reason"]
-    fault = f"a sampler hangs ({engine}); deadlines.sample_s=30"
+    fault = "a sampler hangs; deadlines.sample_s=30"
     report(fault, ended="goes on", seconds=saboteur.seconds_to_next_step, config=config, summary=summary)
 
 
+@both_engines
 @pytest.mark.parametrize("role", ["scorer", "reference"])
-def test_a_scorer_or_reference_killed_at_work_is_replaced_and_asked_again(toy_config, report, role):
-    config = toy_config(*STEPS, f"scorers.heads={SLOW_HEAD}", *SLOW_REFERENCE)
+def test_a_scorer_or_reference_killed_at_work_is_replaced_and_asked_again(toy_config, report, role, engine):
+    config = toy_config(*STEPS, f"samplers.engine={engine}", f"scorers.heads={SLOW_HEAD}", *SLOW_REFERENCE)
     with sabotage(config, strike(role, kill)) as saboteur:
         summary = train(config)
     require_sound(config, summary)

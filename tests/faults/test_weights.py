@@ -98,7 +98,7 @@ def test_a_sampler_whose_weights_arrive_damaged_is_replaced_by_one_with_the_true
     assert "checksum" in fault.reason
     assert f"{learned.checksum:016x}" in fault.reason
     assert rollout.counts["samplers_replaced"] == 1
-    report(f"weights arrive with one bit changed ({engine})", ended="goes on", seconds=seconds, config=scene.config)
+    report("weights arrive with one bit changed", ended="goes on", seconds=seconds, config=scene.config)
 
 
 def test_a_sampler_that_an_update_never_reaches_is_replaced_after_the_deadline(stage, learned, engine, report):
@@ -110,7 +110,7 @@ def test_a_sampler_that_an_update_never_reaches_is_replaced_after_the_deadline(s
     versions, seconds = asyncio.run(publish_then_sample(rollout, learned))
     assert versions == {1}
     assert any("no answer within deadlines.weights_s=20 s" in event.reason for event in seen)
-    fault = f"weights never arrive ({engine}); deadlines.weights_s=20"
+    fault = "weights never arrive; deadlines.weights_s=20"
     report(fault, ended="goes on", seconds=seconds, config=scene.config)
 
 

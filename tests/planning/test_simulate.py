@@ -113,17 +113,22 @@ def test_ranks_of_a_learner_group_on_one_gpu_share_it():
     assert found.step_s == pytest.approx(53)  # each rank has half of the tokens, and half of the device
 
 
-def test_two_hundred_samplers_are_simulated_in_a_moment():
-    costs = replace(COSTS, price_tokens=Line(0.0, 1e-4), score_groups=Line(0.0, 1e-4), learn_tokens=Line(0.0, 1e-3))
-    nodes = tuple(Node(f"node-{i}", 16.0) for i in range(13))
+def simulated_with_a_group_for_each_of(num_samplers: int) -> Prediction:
+    """In two steps. 0.5 s of prices and 6 s of learner and more fit beside the next answers."""
+    costs = replace(COSTS, price_tokens=Line(0.0, 0.0), score_groups=Line(0.0, 0.0), learn_tokens=Line(0.0, 1e-4))
+    nodes = tuple(Node(f"node-{i}", 16.0) for i in range(num_samplers // 16 + 1))
     many = (
-        "samplers.num=200",
+        f"samplers.num={num_samplers}",
         "samplers.cpus=1",
-        "learners.groups_per_step=200",
-        "sampling.buffer_groups=400",
+        f"learners.groups_per_step={num_samplers}",
+        f"sampling.buffer_groups={2 * num_samplers}",
         "sampling.staleness=1",
     )
-    found = simulated(*many, nodes=nodes, costs=costs, num_steps=2)
-    # 0.5 s of prices and 6 s of learner fit beside the next answers.
+    return simulated(*many, nodes=nodes, costs=costs, num_steps=2)
+
+
+@pytest.mark.parametrize("num_samplers", [200, pytest.param(2500, marks=pytest.mark.slow)])
+def test_hundreds_and_thousands_of_samplers_are_simulated(num_samplers):
+    found = simulated_with_a_group_for_each_of(num_samplers)
     assert found.step_s == pytest.approx(2 + 20)
-    assert found.max_buffer_groups == 400
+    assert found.max_buffer_groups == 2 * num_samplers
