@@ -27,6 +27,9 @@ ARCHITECTURES = [
     ("qwen2", {"tie_word_embeddings": False}),
     ("mistral", {"sliding_window": 40}),
 ]
+MAMBA_LAYERS = {
+    "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1, "attn_layer_indices": [1]
+}  # fmt: skip
 GROUPS = [make_group([5, 6, 7], [11, 12, 13, 14], [21, 22], [31]), make_group([8], [41, 42, 43], [51, 52])]
 
 
@@ -125,7 +128,7 @@ def test_layers_that_ignore_masks_are_refused():
     ("model_type", "settings", "said"),
     [
         ("falcon", {}, "the log-prob of an answer changes with the answer beside it, by .* nats"),
-        ("recurrent_gemma", {"logits_soft_cap": None, "head_dim": 8}, "changes with the answer beside it"),
+        ("bamba", MAMBA_LAYERS, "changes with the answer beside it"),
         ("recurrent_gemma", {"head_dim": 8}, r"has logits_soft_cap=30\.0"),
         ("stablelm", {}, r"cannot be run with answers side by side in one row \(.*row_masks"),
         ("doge", {}, "DogeAttention adds a bias of its own to attention"),
