@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 from negalign_ray.actors.elastic import Elastic, make_elastic
 from negalign_ray.actors.fleet import RayFleet
 from negalign_ray.actors.logs import LogFolder, read_record
-from negalign_ray.actors.midrun import MidRunEvaluation, start_midrun
+from negalign_ray.actors.midrun import MidRunEvaluation, last_evaluated, start_midrun
 from negalign_ray.actors.overview import Overview, make_overview
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.processes import open_log, reason_of
@@ -91,8 +91,10 @@ class Conductor:
             await asyncio.to_thread(self._restore, self._resume_from)
         if self._config.evaluation.every:
             self._fleet.make_room_for("evaluation scorer")
+            rows = read_metrics(self._config.run_dir) if self._resume_from is not None else []
+            last = last_evaluated(rows, step=self._step)
             self._midrun = await asyncio.to_thread(
-                start_midrun, self._plan, ask=self._ask_undisturbed, write=self._metrics.add, first_step=self._step
+                start_midrun, self._plan, ask=self._ask_undisturbed, write=self._metrics.add, last=last
             )
         if self._is_stopping:
             await self._loop.stop()

@@ -27,7 +27,7 @@ from negalign_ray.events import Event, EventKind, Record, forget
 from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.crew import gone_without
 from negalign_ray.loops.fitting import control_warning
-from negalign_ray.loops.prices import price_by_prompt
+from negalign_ray.loops.prices import Remembered, price_by_prompt
 from negalign_ray.loops.roles import StageResult
 from negalign_ray.loops.watchdog import ActivityBook
 from negalign_ray.records import Generation, Group, Order, SampleRequest, SamplingSpec, WeightReceipt
@@ -274,30 +274,29 @@ class RayFleet:
     # -- checkpoints -------------------------------------------------------------------------------------------
 
     async def remembered(self) -> dict[str, Any]:
-        """The prices of every reference, pool by pool and rank by rank."""
+        """The prices of every reference and the version that made them, pool by pool and rank by rank."""
         return {
-            "prices": [
+            "references": [
                 await asyncio.gather(*(self._prices(pool, rank) for rank in pool.ranks)) for pool in self._references
             ]
         }
 
-    async def _prices(self, pool: Pool, rank: int) -> dict[str, float]:
+    async def _prices(self, pool: Pool, rank: int) -> Remembered:
         async with pool.use(rank) as rank:
             try:
                 return await self._within("reference_s", pool.actors[rank].prices.remote(), "reference", rank)
             except RoleError as error:  # the next call for prices replaces it; a checkpoint is no reason to end the run
                 log.warning("%s; a run resumed from this checkpoint computes its prices again", error)
-                return {}
+                return None, {}
 
     async def remember(self, state: Mapping[str, Any]) -> None:
         """With another number of references a prompt may have moved to another one, so that each gets all prices."""
-        for pool, kept in zip(self._references, state.get("prices", []), strict=False):
-            together = {key: price for prices in kept for key, price in prices.items()}
-            each = kept if len(kept) == len(pool.ranks) else [together] * len(pool.ranks)
+        for pool, kept in zip(self._references, state.get("references", []), strict=False):
+            each = [[part] for part in kept] if len(kept) == len(pool.ranks) else [kept] * len(pool.ranks)
             await asyncio.gather(
                 *(
-                    self._within("reference_s", pool.actors[rank].remember.remote(prices), "reference", rank)
-                    for rank, prices in zip(pool.ranks, each, strict=True)
+                    self._within("reference_s", pool.actors[rank].remember.remote(parts), "reference", rank)
+                    for rank, parts in zip(pool.ranks, each, strict=True)
                 )
             )
 

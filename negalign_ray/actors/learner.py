@@ -141,7 +141,7 @@ def _train_and_export(plan: Plan, conductor: Any, *, rank: int, world_size: int,
             if rank == 0:
                 source.seal()
         _publish(engine, source, steps_done, rank=rank)  # the samplers still need what was learned
-    engine.export(config.run_dir / "model", tokenizer_folder=plan.model_path)
+    engine.export(config.run_dir / "model", plan.model_path, chat_template=plan.chat_template, end_ids=plan.stop_ids)
     source.finish()
 
 

@@ -10,7 +10,7 @@ answers are there. Nothing here ends a run: an evaluation that fails is left out
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -45,12 +45,12 @@ class MidRunEvaluation:
         score: ScorePairs,
         write: Write,
         close: Callable[[], None],
-        first_step: int = 0,
+        last: int = 0,
     ) -> None:
-        """`first_step`: of a resumed run; what was due until then has been evaluated."""
+        """`last`: the version evaluated last, of a resumed run."""
         self._probes, self._config = probes.first(config.every_num_prompts), config
         self._ask, self._score, self._write, self._close = ask, score, write, close
-        self._last = first_step
+        self._last = last
         self._tasks: set[asyncio.Task] = set()
 
     def offer(self, version: int) -> None:
@@ -111,7 +111,13 @@ class MidRunEvaluation:
         return dict(zip(pairs, await self._score(pairs), strict=True))
 
 
-def start_midrun(plan: Plan, *, ask: Ask, write: Write, first_step: int) -> MidRunEvaluation:
+def last_evaluated(rows: Iterable[Mapping[str, float | None]], *, step: int) -> int:
+    """The newest version that has a row of its evaluation, of those until `step`; what was under way is not there."""
+    versions = (int(row["eval/version"] or 0) for row in rows if "eval/version" in row)
+    return max((version for version in versions if version <= step), default=0)
+
+
+def start_midrun(plan: Plan, *, ask: Ask, write: Write, last: int) -> MidRunEvaluation:
     """With a scorer of its own, ready when this returns; without heads there is none."""
     config, probes = plan.config, plan.probes
     assert probes is not None, "evaluation.every needs evaluation.enabled"
@@ -132,6 +138,4 @@ def start_midrun(plan: Plan, *, ask: Ask, write: Write, first_step: int) -> MidR
         if actor is not None:
             ray.kill(actor)
 
-    return MidRunEvaluation(
-        probes, config.evaluation, ask=ask, score=score, write=write, close=close, first_step=first_step
-    )
+    return MidRunEvaluation(probes, config.evaluation, ask=ask, score=score, write=write, close=close, last=last)

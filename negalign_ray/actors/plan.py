@@ -1,5 +1,7 @@
 """All that a run decides before Ray starts: models found, data checked, number types chosen, prompts tokenised."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,13 +9,13 @@ from typing import Any
 from negalign_ray.actors.plan_checks import check_plan, check_settings, instruction_tokens
 from negalign_ray.config import LATENT_DISTANCE, Config, CustomConfig, HeadConfig, NEATConfig
 from negalign_ray.data.benign import load_benign
-from negalign_ray.data.chat import ChatTokenizer, load_chat, require_same_tokens
+from negalign_ray.data.chat import ChatTokenizer, load_chat, load_tokenizer, require_same_tokens
 from negalign_ray.data.choices import load_choices
 from negalign_ray.data.instructions import Instruction, load_instructions
 from negalign_ray.data.load import LoadedData, load_prompts
 from negalign_ray.data.overrefusal import load_overrefusal
-from negalign_ray.data.split import in_seeded_order
-from negalign_ray.errors import ConfigError
+from negalign_ray.data.split import apart_from, in_seeded_order
+from negalign_ray.errors import ConfigError, DataError
 from negalign_ray.evaluation.probes import Probes, build_probes
 from negalign_ray.methods import Method, Needs, method_of
 from negalign_ray.methods.groups import RewardSource
@@ -23,6 +25,8 @@ from negalign_ray.records import Prompt, Role
 from negalign_ray.rewards import check_head
 from negalign_ray.rewards.chat_judge import ChatJudge
 from negalign_ray.user_code import absolute_target
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Plan:
     sampler_dtype: ComputeDtype
     learner_dtype: ComputeDtype
     stop_ids: tuple[int, ...]
+    chat_template: str | None  # the text of model.chat_template
     data: LoadedData
     benign: tuple[Prompt, ...]
     probes: Probes | None  # None = no evaluation
@@ -91,7 +96,7 @@ class Plan:
         return {("rpos",): self.rpos_path, ("rneg",): self.rneg_path}
 
     def chat(self) -> ChatTokenizer:
-        return load_chat(self.model_path, template=self.config.model.chat_template)
+        return ChatTokenizer(load_tokenizer(self.model_path), template=self.chat_template)
 
 
 def make_plan(config: Config) -> Plan:
@@ -112,7 +117,9 @@ def make_plan(config: Config) -> Plan:
         ChatJudge.load(config.evaluation.judge)
     chat = load_chat(model_path, template=config.model.chat_template)
     data = load_prompts(config.data, chat, seed=config.run.seed, needs=needed_roles(config))
-    benign = load_benign(config.data.benign_path, chat, limits=config.data)
+    benign = _new(load_benign(config.data.benign_path, chat, limits=config.data), data, setting="data.benign_path")
+    if not benign:
+        raise DataError("every row of data.benign_path asks what a row of the data asks; give it other prompts.")
     instructions = load_instructions(config.sampling.instructions)
     plan = Plan(
         config=config,
@@ -122,6 +129,7 @@ def make_plan(config: Config) -> Plan:
         sampler_dtype=resolve_dtype(config.model.dtype, gpus=config.samplers.gpus),
         learner_dtype=learner_dtype,
         stop_ids=chat.end_ids,
+        chat_template=chat.own_template,
         data=data,
         benign=benign,
         probes=_probes(config, data, benign, chat) if config.evaluation.enabled else None,
@@ -137,10 +145,25 @@ def _probes(config: Config, data: LoadedData, benign: tuple[Prompt, ...], chat: 
     heldout = in_seeded_order((*data.heldout, *data.heldout_rest), seed=config.run.seed)
     evaluation, limits = config.evaluation, config.data
     questions = load_choices(evaluation.choices_path, chat, limits=limits)
+    new = {prompt.prompt_id for prompt in _new([q.prompt for q in questions], data, setting="evaluation.choices_path")}
+    questions = tuple(question for question in questions if question.prompt.prompt_id in new)
     overrefusal = (
         load_overrefusal(evaluation.overrefusal_path, chat, limits=limits) if evaluation.num_overrefusal else ()
     )
+    overrefusal = _new(overrefusal, data, setting="evaluation.overrefusal_path")
     return build_probes(heldout, benign, questions, overrefusal, config=evaluation, seed=config.run.seed)
+
+
+def _new(rows: Sequence[Prompt], data: LoadedData, *, setting: str) -> tuple[Prompt, ...]:
+    """Rows to measure with that are no rows of the data: a figure of what was trained on would flatter the model, and
+    a held-out prompt cannot be asked as a harmful and as a harmless one."""
+    new = apart_from(rows, (*data.train, *data.heldout, *data.heldout_rest))
+    if len(new) < len(rows):
+        log.warning(
+            "%d of %d rows of %s are left out: they ask what rows of the data ask",
+            *(len(rows) - len(new), len(rows), setting),
+        )
+    return new
 
 
 def _with_backbone(config: Config, model_path: Path) -> Config:

@@ -118,11 +118,12 @@ def _check_rows(plan: "Plan") -> None:
         ("references.rpos", plan.rpos_path),
         ("references.rneg", plan.rneg_path),
     ):
-        limit = max_positions(path)
+        limit = min((limit for limit in (max_positions(path), first_positions(path)) if limit), default=None)
         if limit is not None and longest > limit:
             raise ConfigError(
                 f"the prompt of row {prompt.prompt_id} and its longest answer have {longest} tokens, and "
-                f"{setting}={path} has {limit} positions (max_position_embeddings); lower data.max_prompt_tokens and "
+                f"{setting}={path} has {limit} positions in which they can be priced (max_position_embeddings; with "
+                "LongRoPE or dynamic RoPE original_max_position_embeddings); lower data.max_prompt_tokens and "
                 f"data.max_response_tokens to {limit} in all, with data.on_bad_row=skip to leave longer rows out."
             )
 
@@ -139,3 +140,15 @@ def max_positions(folder: Path) -> int | None:
     if scaling.get("factor"):  # the positions are stretched, by a rule that each model type has for itself
         return None
     return config.get("max_position_embeddings") or config.get("n_positions")
+
+
+def first_positions(folder: Path) -> int | None:
+    """Beyond this length the model turns all positions by the longest sequence of a call, so that nothing is priced
+    there (models/policy.py); None where it never does."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if (scaling.get("rope_type") or scaling.get("type")) not in ("longrope", "dynamic"):
+        return None
+    first_length = "original_max_position_embeddings"
+    return scaling.get(first_length) or config.get(first_length)

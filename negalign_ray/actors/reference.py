@@ -12,7 +12,7 @@ import ray
 from negalign_ray.actors.processes import open_log
 from negalign_ray.config import Config
 from negalign_ray.errors import RoleError
-from negalign_ray.loops.prices import PriceMemory
+from negalign_ray.loops.prices import PriceMemory, Remembered, prices_of
 from negalign_ray.records import Group, WeightReceipt
 
 if TYPE_CHECKING:
@@ -60,12 +60,13 @@ class Reference:
         counts = {"num_prices": priced.num_prices, "num_remembered": priced.num_remembered}
         return (cards, time.perf_counter() - started, priced.num_tokens, counts), *priced.groups
 
-    def prices(self) -> dict[str, float]:
+    def prices(self) -> Remembered:
         """What it remembers, for a checkpoint: priced again beside other responses, the last bits may differ."""
-        return self._memory.entries()
+        return self._version, self._memory.entries()
 
-    def remember(self, prices: dict[str, float]) -> None:
-        self._memory.remember(prices)
+    def remember(self, kept: Sequence[Remembered]) -> None:
+        """Those of the weights that it holds; a checkpoint may have been written while snapshots changed."""
+        self._memory.remember(prices_of(kept, version=self._version))
 
     def response_logprobs(self, groups: Sequence[Group]) -> list[list[float]]:
         """Straight from the model (LogprobEngine), nothing remembered: for the evaluation, which asks once."""

@@ -142,10 +142,12 @@ def answer_orders(
 
 
 def _as_group(order: Order, generations: Sequence[Generation], *, version: int) -> Group:
-    """The human responses, then every distinct, non-empty sample (an empty or repeated one teaches nothing)."""
+    """The human responses, then every distinct, non-empty sample (an empty or repeated one teaches nothing, and one
+    that is a human negative word for word would be held up and pushed down at once)."""
+    negatives = {response.token_ids for response in order.prompt.responses if response.role is Role.NEGATIVE}
     samples: dict[tuple[int, ...], Response] = {}
     for request, generation in zip(order.requests, generations, strict=True):
-        if generation.text.strip() and generation.token_ids not in samples:
+        if generation.text.strip() and generation.token_ids not in samples and generation.token_ids not in negatives:
             samples[generation.token_ids] = Response(
                 role=Role.SAMPLE,
                 token_ids=generation.token_ids,

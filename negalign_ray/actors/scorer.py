@@ -74,11 +74,13 @@ class Scorer:
                 rewards = await asyncio.to_thread(self._score_now, together)
             except Exception as error:  # every caller of this batch learns why
                 for _, answer in requests:
-                    answer.set_exception(error)
+                    if not answer.done():  # a caller that was cancelled has left it so
+                        answer.set_exception(error)
                 continue
             start = 0
             for pairs, answer in requests:
-                answer.set_result(rewards[start : start + len(pairs)])
+                if not answer.done():
+                    answer.set_result(rewards[start : start + len(pairs)])
                 start += len(pairs)
 
     def _score_now(self, pairs: Sequence[Pair]) -> list[dict[str, float]]:

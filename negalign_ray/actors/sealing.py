@@ -54,8 +54,8 @@ class Sealer:
         has_snapshot = 0 < rollout.schedule.due(state.step) < state.step
         snapshot = rollout.weights if has_snapshot else None
         try:
+            state = replace(state, fleet=await rollout.remembered())  # before it waits, while references move on
             async with self._lock:
-                state = replace(state, fleet=await rollout.remembered())
                 groups = [handle.ref for handle in handles]
                 call = asyncio.to_thread(self._saver.save, state, groups, snapshot, metrics, replicas)
                 checkpoint = await asyncio.wait_for(call, self._deadline_s)

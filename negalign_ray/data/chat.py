@@ -99,7 +99,7 @@ class ChatTokenizer:
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", *, template: str | None = None):
         self.tokenizer = tokenizer
-        self._template = template
+        self.own_template = template  # None: the tokenizer's
         if template is None and not tokenizer.chat_template:
             raise DataError(
                 f"The tokenizer {tokenizer.name_or_path!r} has no chat template, so it does not say where an answer "
@@ -186,7 +186,7 @@ class ChatTokenizer:
         try:
             text = self.tokenizer.apply_chat_template(
                 [{"role": role, "content": content} for role, content in messages],
-                chat_template=self._template,
+                chat_template=self.own_template,
                 tokenize=False,
                 add_generation_prompt=generate,
                 # Reasoning templates otherwise put an empty thought between generation prompt and answer (Qwen3).

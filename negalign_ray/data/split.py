@@ -55,3 +55,16 @@ def split_by_prompt(
         tuple(prompt for prompt in ordered if opening(prompt.messages) not in heldout),
         tuple(prompt for prompt in ordered if opening(prompt.messages) in heldout),
     )
+
+
+def split_off(prompts: Sequence[Prompt], *, frac: float, seed: int) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """(that share of the openings, the rest) as `split_by_prompt` chooses, in the order of `prompts`."""
+    _, chosen = split_by_prompt(prompts, heldout_frac=frac, seed=seed)
+    rest = apart_from(prompts, chosen)
+    return apart_from(prompts, rest), rest
+
+
+def apart_from(prompts: Iterable[Prompt], others: Iterable[Prompt]) -> tuple[Prompt, ...]:
+    """Those with an opening that none of `others` has, in order."""
+    openings = {opening(prompt.messages) for prompt in others}
+    return tuple(prompt for prompt in prompts if opening(prompt.messages) not in openings)

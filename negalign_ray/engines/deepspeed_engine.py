@@ -33,7 +33,7 @@ from negalign_ray.engines.zero_layout import pieces_of
 from negalign_ray.models.device import Device, device_of
 from negalign_ray.models.dtype import require_exact_accumulation
 from negalign_ray.models.loading import load_causal_lm
-from negalign_ray.models.lora import inject_lora, lora_scaling, merged_weights
+from negalign_ray.models.lora import inject_lora, lora_adapters, merged_weights
 from negalign_ray.models.policy import ResponseLogprobs, log_complement, sum_by_response
 from negalign_ray.records import Group
 
@@ -75,7 +75,7 @@ class DeepSpeedEngine:
         if config.lora is not None:
             inject_lora(model, config.lora)
         self.num_steps_done = 0
-        self._lora_scaling = lora_scaling(model)
+        self._adapters = lora_adapters(model)
         self._policy = ResponseLogprobs(
             model, chunk_tokens=config.logit_chunk_tokens, gradient_checkpointing=config.gradient_checkpointing
         ).train()
@@ -170,16 +170,32 @@ class DeepSpeedEngine:
             dist.barrier()
         if dist.get_rank() != 0:
             return []
-        return list(merged_weights(named, self._lora_scaling, dtype))
+        return list(merged_weights(named, self._adapters, dtype))
 
-    def export(self, path: Path | str, tokenizer_folder: Path | str, *, dtype: torch.dtype | None = None) -> None:
+    def export(
+        self,
+        path: Path | str,
+        tokenizer_folder: Path | str,
+        *,
+        dtype: torch.dtype | None = None,
+        chat_template: str | None = None,
+        end_ids: Sequence[int] = (),
+    ) -> None:
         """Write a Hugging Face folder (rank 0; atomic), tokenizer and chat template included. Collective.
 
-        Without `dtype`: the compute dtype; with LoRA float32, which keeps all that was trained.
+        `chat_template` and `end_ids`: see `write_model_folder`. Without `dtype`: the compute dtype; with LoRA float32,
+        which keeps all that was trained.
         """
-        weights = self.gather_weights(dtype or (torch.float32 if self._lora_scaling else None))
+        weights = self.gather_weights(dtype or (torch.float32 if self._adapters else None))
         if dist.get_rank() == 0:
-            write_model_folder(Path(path), weights, model=self.hf_model, tokenizer_folder=Path(tokenizer_folder))
+            write_model_folder(
+                Path(path),
+                weights,
+                model=self.hf_model,
+                tokenizer_folder=Path(tokenizer_folder),
+                chat_template=chat_template,
+                end_ids=end_ids,
+            )
         dist.barrier()
 
     def save(self, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """A trained model as a Hugging Face folder that `transformers`, vLLM and lm_eval load as it is."""
 
+import copy
 import json
 import os
 import shutil
@@ -19,11 +20,18 @@ WEIGHTS_PATTERN = "model{suffix}.safetensors"
 
 
 def write_model_folder(
-    path: Path, weights: Sequence[tuple[str, Tensor]], *, model: PreTrainedModel, tokenizer_folder: Path
+    path: Path,
+    weights: Sequence[tuple[str, Tensor]],
+    *,
+    model: PreTrainedModel,
+    tokenizer_folder: Path,
+    chat_template: str | None = None,
+    end_ids: Sequence[int] = (),
 ) -> None:
     """Write to a temporary folder beside `path`, then rename: a reader never meets half a model.
 
-    `weights`: (name, CPU tensor) of one dtype, tied ones once. An earlier `path` is replaced.
+    `weights`: (name, CPU tensor) of one dtype, tied ones once. An earlier `path` is replaced. `chat_template` takes the
+    place of the tokenizer's; answers end at each of `end_ids`, and where they did.
     """
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -36,11 +44,33 @@ def write_model_folder(
     config.architectures = [type(model).__name__]
     config.save_pretrained(partial)
     if model.generation_config is not None:
-        model.generation_config.save_pretrained(partial)
+        generation = copy.deepcopy(model.generation_config)
+        generation.eos_token_id = _with_ends(generation.eos_token_id, end_ids)
+        generation.save_pretrained(partial)
     for name in TOKENIZER_FILES:
         if (tokenizer_folder / name).is_file():
             shutil.copy2(tokenizer_folder / name, partial / name)
+    if chat_template is not None:
+        _set_chat_template(partial, chat_template)
     _replace(partial, path)
+
+
+def _with_ends(known: int | list[int] | None, end_ids: Sequence[int]) -> int | list[int] | None:
+    """2 and (2,) -> 2;  2 and (7, 2) -> [2, 7]"""
+    before = known if isinstance(known, list) else [] if known is None else [known]
+    missing = [token for token in end_ids if token not in before]
+    return [*before, *missing] if missing else known
+
+
+def _set_chat_template(folder: Path, template: str) -> None:
+    """One file, and nothing that some reader would prefer to it."""
+    (folder / "chat_template.json").unlink(missing_ok=True)
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    path = folder / "tokenizer_config.json"
+    if path.is_file():
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if settings.pop("chat_template", None) is not None:
+            path.write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def _write_weights(folder: Path, named: dict[str, Tensor]) -> None:

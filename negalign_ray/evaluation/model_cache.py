@@ -3,7 +3,7 @@
     <folder>/answers-<key>.json     key: model, engine, number type, sampling, every prompt; the first answers of them
     <folder>/prices-<key>.json      key: model, number type; one log-prob per (prompt, response)
     <folder>/entropies-<key>.json   likewise
-    <folder>/scores-<key>.json      key: head; one score per (prompt, answer)
+    <folder>/scores-<key>.json      key: head and the files it names; one score per (prompt, answer)
 
 An evaluation that was cut short goes on from there, runs from the same base model share its folder, and seeds share its
 log-probs. A kept log-prob was computed in rows packed with other responses, so it may differ by rounding from one
@@ -79,9 +79,7 @@ class ModelCache:
         return PriceBook(found)
 
     def _model(self) -> list[Any]:
-        files = sorted(path for path in self.model_path.rglob("*") if path.is_file())
-        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        return [str(self.model_path), self.dtype, stats]
+        return [str(self.model_path), self.dtype, _stats(self.model_path)]
 
     def _path(self, what: str, *key: Any) -> Path:
         return self.folder / f"{what}-{_digest(list(key))[:16]}.json"
@@ -101,7 +99,7 @@ class ScoreCache:
         score: Callable[[Sequence[tuple[str, str]]], Sequence[dict[str, float]]],
     ) -> dict[str, list[float]]:
         """Head name -> a score for every (prompt, answer); `score` is asked for pairs that some head has not scored."""
-        paths = {head.name: self.folder / f"scores-{_digest(head.model_dump(mode='json'))[:16]}.json" for head in heads}
+        paths = {head.name: self._path(head) for head in heads}
         known: dict[str, dict[str, float]] = {name: _read(path, {}) for name, path in paths.items()}
         names = {pair: _digest(pair) for pair in pairs}
         missing = [pair for pair, key in names.items() if any(key not in scores for scores in known.values())]
@@ -112,6 +110,16 @@ class ScoreCache:
             for name, path in paths.items():
                 _write(path, known[name])
         return {name: [scores[names[pair]] for pair in pairs] for name, scores in known.items()}
+
+    def _path(self, head: HeadConfig) -> Path:
+        key = [head.model_dump(mode="json"), _stats(Path(head.target))]
+        return self.folder / f"scores-{_digest(key)[:16]}.json"
+
+
+def _stats(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of a file or of every file of a folder; nothing where there is none."""
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    return [(each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files]
 
 
 def _digest(value: Any) -> str:

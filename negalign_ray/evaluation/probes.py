@@ -102,7 +102,7 @@ def build_probes(
     """Choose the sets. `benign` are prompts whose POSITIVE response is a good answer.
 
     Held-out prompts with a bad answer are asked; where none has one (data of good answers only), any of them.
-    Raises DataError when no prompt is held out, or one stands in both lists.
+    Raises DataError when no prompt is held out.
     """
 
     def draw(prompts: Iterable[Prompt]) -> tuple[Prompt, ...]:
@@ -115,12 +115,6 @@ def build_probes(
             "rows, or set evaluation.enabled=false."
         )
     benign_prompts = spread_over_behaviours(benign, limit=config.num_benign, seed=seed)
-    both = {prompt.text for prompt in harmful} & {prompt.text for prompt in benign_prompts}
-    if both:
-        raise DataError(
-            f"{len(both)} prompts stand in the held-out rows and in the benign rows (data.benign_path), as that of row "
-            f"{min(prompt.prompt_id for prompt in harmful if prompt.text in both)}. Take them out of one."
-        )
     return Probes(
         harmful_prompts=harmful,
         benign_prompts=benign_prompts,

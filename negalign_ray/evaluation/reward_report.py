@@ -153,12 +153,14 @@ def _intervals(rows: HeadRows, baseline: np.ndarray, *, by_pairs: bool, seed: in
         return auroc(rows.rewards[index], rows.labels[index]), auroc(baseline[index], rows.labels[index])
 
     model, length = figures(range(len(groups))) if groups else (None, None)
+    empty = {"mean": None, "low": None, "high": None}
     if model is None or length is None:
-        empty = {"mean": None, "low": None, "high": None}
         return {"figure": empty, "gain": empty}
     rng = np.random.default_rng(seed)
     drawn = [figures(rng.integers(0, len(groups), len(groups))) for _ in range(RESAMPLES)]
     kept = np.array([pair for pair in drawn if pair[0] is not None], dtype=np.float64)
+    if not len(kept):  # one class in every resample
+        return {"figure": empty, "gain": empty}
     return {"figure": _interval(model, kept[:, 0]), "gain": _interval(model - length, kept[:, 0] - kept[:, 1])}
 
 

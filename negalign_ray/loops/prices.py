@@ -20,6 +20,7 @@ from negalign_ray.records import Group, Response
 
 Key = bytes  # of prompt and response
 Compute = Callable[[Sequence[Group]], Sequence[Sequence[float]]]  # LogprobEngine.response_logprobs
+Remembered = tuple[int | None, Mapping[str, float]]  # version of the weights (None: unconfirmed), prices by key
 Ask = Callable[[int, Sequence[Handle]], Awaitable[StageResult]]  # rank, its groups -> the groups priced
 
 
@@ -94,6 +95,11 @@ class PriceMemory:
             prices = dict.fromkeys(names, self._prices[key])
             responses.append(replace(response, ref_logprobs={**response.ref_logprobs, **prices}))
         return replace(group, responses=tuple(responses))
+
+
+def prices_of(kept: Sequence[Remembered], *, version: int | None) -> dict[str, float]:
+    """All prices that were made by weights of that version."""
+    return {key: price for made_by, prices in kept if made_by == version for key, price in prices.items()}
 
 
 def _key(group: Group, response: Response) -> Key:

@@ -176,7 +176,7 @@ class RewardLoop:
             parameter.requires_grad_(False)
         rows = list(dict.fromkeys(row for unit in units for row in unit.rows))
         features_NH = self._gathered(rows, self._network.features).to(self._device)
-        mean_H, std_H = features_NH.mean(0), features_NH.std(0).clamp_min(MIN_STD)
+        mean_H, std_H = features_NH.mean(0), features_NH.std(0, correction=0).clamp_min(MIN_STD)
         self._features = dict(zip(rows, (features_NH - mean_H) / std_H, strict=True))
         return mean_H, std_H
 

@@ -17,21 +17,30 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from negalign_ray.data.collate import PackedRows
 from negalign_ray.errors import ModelError
+from negalign_ray.models.exactness import plain_logprobs, require_exact, trial
 from negalign_ray.models.logprob_head import LogprobHead
 
 # Settings of heads that do more than a matrix product, with the value at which they do nothing.
-HEAD_SETTINGS = {"final_logit_softcapping": None, "logit_scale": 1, "logits_scaling": 1, "lm_head_multiplier": 1}
+HEAD_SETTINGS = {
+    "final_logit_softcapping": None,
+    "logits_soft_cap": None,
+    "logit_scale": 1,
+    "logits_scaling": 1,
+    "lm_head_multiplier": 1,
+}
 ROW_ATTENTION = "negalign_rows"  # the name it is registered under in transformers
 MIN_COMPLEMENT = 1e-5  # 1 - p below which log(1 - p) is continued by its tangent
 LOG_2 = math.log(2)
+CHANGING_ROPES = {"longrope", "dynamic"}
 ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 
 
 class ResponseLogprobs(nn.Module):
     """Wraps a Hugging Face causal LM and replaces its `lm_head` by one that prices tokens (same Parameter, same name).
 
-    ModelError: the model's head or attention is one that we would not compute exactly. Dropout is switched off, and
-    the wrapped model can no longer be called on its own: its attention needs to be told the rows.
+    ModelError: the model's head or attention is one that we would not compute exactly, by its settings or in a trial
+    (exactness.py; so wrap it before it is sharded). Dropout is switched off, and the wrapped model can no longer be
+    called on its own: its attention needs to be told the rows.
     """
 
     def __init__(self, model: PreTrainedModel, *, chunk_tokens: int = 1024, gradient_checkpointing: bool = False):
@@ -39,12 +48,16 @@ class ResponseLogprobs(nn.Module):
         _require_plain_head(model)
         _require_maskable_attention(model)
         _switch_dropout_off(model)
+        self.max_position = _max_position(model)
+        with trial(model):
+            expected_3 = plain_logprobs(model, max_tokens=self.max_position)
         model.set_output_embeddings(LogprobHead(model.get_output_embeddings(), chunk_tokens=chunk_tokens))
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model.set_attn_implementation(ROW_ATTENTION)
         self.model = model
-        self.max_position = _max_position(model)
+        with trial(model):
+            require_exact(model, self, expected_3, max_tokens=self.max_position)
 
     def forward(self, rows: PackedRows, *, per_token: bool = False) -> Tensor:
         """Summed log-probs [N] in nats, float32; with `per_token`, [P] in the order of `rows.response_P`."""
@@ -109,7 +122,12 @@ def _row_attention(
     row_masks: list[Tensor],
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """SDPA of each row by itself -> [1, S, A, D]; `row_masks` are additive, [1, 1, T, T]."""
+    """SDPA of each row by itself -> [1, S, A, D]; `row_masks` are additive, [1, 1, T, T].
+
+    ModelError: an attention mask of the model's own; it was given none, so this one holds a bias (Doge's does).
+    """
+    if attention_mask is not None:
+        raise ModelError(f"{type(module).__name__} adds a bias of its own to attention, which we do not compute.")
     outputs = []
     start = 0
     for mask_11TT in row_masks:
@@ -160,9 +178,18 @@ def _require_maskable_attention(model: PreTrainedModel) -> None:
 
 
 def _max_position(model: PreTrainedModel) -> int:
-    """Positions at which our mask equals the model's own: its context, or its sliding window where it has one."""
+    """Positions at which our mask equals the model's own: its context, or its sliding window where it has one.
+
+    Rotations of LongRoPE and dynamic RoPE depend on the longest sequence of the call beyond the length that the model
+    was first trained for, so there a log-prob would depend on what shares its micro-batch.
+    """
     config = model.config.get_text_config().to_dict()
     limits = [config.get("max_position_embeddings")]
+    rope = config.get("rope_parameters") or {}
+    for parameters in (rope, *(kind for kind in rope.values() if isinstance(kind, dict))):
+        if parameters.get("rope_type") in CHANGING_ROPES:
+            first_length = "original_max_position_embeddings"
+            limits.append(parameters.get(first_length) or config.get(first_length))
     if config.get("use_sliding_window", True):
         limits.append(config.get("sliding_window"))
     return min((limit for limit in limits if limit), default=2**31)

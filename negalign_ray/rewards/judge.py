@@ -2,7 +2,7 @@
 
 What makes it independent of training, and what does not:
 
-- Its rows are disjoint from the rows that training sees, by prompt (`split_for_judge`), and it is never a training
+- Its rows are disjoint from the rows that training sees, by opening (data/split.py), and it is never a training
   reward. A model cannot have memorised what the judge knows.
 - It comes from the same collection as the negatives, so it measures "does the answer look like this collection's bad
   answers", style included. It is not a second opinion about harm in general. Report it beside a head of other origin,
@@ -15,42 +15,20 @@ What makes it independent of training, and what does not:
 - Answers of the initial model to benign prompts are taken for benign. Do not use this for a model that is known to be
   rude.
 
-    prompts --split_for_judge--> (judge rows, training rows)
+    prompts --split_off--> (judge rows, training rows)
     judge negatives, benign answers --fit_judge--> LinearHead --save--> folder      (`negalign-ray data judge`)
 """
 
 import logging
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from negalign_ray.errors import DataError
-from negalign_ray.records import Prompt
 from negalign_ray.rewards.linear import LinearHead, fit_linear_head
 from negalign_ray.rewards.protocol import TextInput
 
 logger = logging.getLogger(__name__)
 MIN_TEXTS = 10  # per class; below this the cross-validated figure means nothing
 WEAK_AUROC = 0.7
-
-
-def split_for_judge(
-    prompts: Sequence[Prompt], *, judge_frac: float, seed: int
-) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
-    """(judge's rows, training rows): disjoint by prompt text, every behaviour in proportion, order kept."""
-    by_behaviour: dict[str, list[str]] = {}
-    for prompt in prompts:
-        texts = by_behaviour.setdefault(prompt.behaviour or "", [])
-        if prompt.text not in texts:
-            texts.append(prompt.text)
-    rng = random.Random(seed)
-    chosen: set[str] = set()
-    for behaviour in sorted(by_behaviour):
-        texts = sorted(by_behaviour[behaviour])
-        rng.shuffle(texts)
-        chosen.update(texts[: round(len(texts) * judge_frac)])
-    for_judge = tuple(prompt for prompt in prompts if prompt.text in chosen)
-    for_training = tuple(prompt for prompt in prompts if prompt.text not in chosen)
-    return for_judge, for_training
 
 
 def fit_judge(
@@ -62,7 +40,7 @@ def fit_judge(
     seed: int = 0,
     note: str = "",
 ) -> LinearHead:
-    """Fit the judge on kept-out answers, each with the number of its prompt; `card.auroc` is cross-validated by prompt.
+    """Fit the judge on kept-out answers, each with the number of its opening; `card.auroc` is cross-validated by them.
 
     A text that is in both lists tells the judge nothing and is refused. Raises DataError, also below MIN_TEXTS a class.
     """

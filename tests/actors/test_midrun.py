@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from negalign_ray.actors.midrun import MidRunEvaluation
+from negalign_ray.actors.midrun import MidRunEvaluation, last_evaluated
 from negalign_ray.config import EvaluationConfig
 from negalign_ray.errors import ScoreError
 from negalign_ray.evaluation.probes import PricedSet, Probes
@@ -33,11 +33,11 @@ PROBES = Probes(
 class Run:
     """Samplers at `version` that say "bad" to prompt 1 and refuse prompt 5; a head that knows what is bad."""
 
-    def __init__(self, *, every=2, num=2, heads=(JUDGE,), first_step=0):
+    def __init__(self, *, every=2, num=2, heads=(JUDGE,), last=0):
         config = EvaluationConfig.model_validate({"every": every, "every_num_prompts": num, "heads": heads})
         self.version, self.asked, self.rows, self.fail, self.closed = 0, [], [], False, 0
         self.midrun = MidRunEvaluation(
-            PROBES, config, ask=self.ask, score=self.score, write=self.write, close=self.close, first_step=first_step
+            PROBES, config, ask=self.ask, score=self.score, write=self.write, close=self.close, last=last
         )
 
     async def ask(self, requests, spec):
@@ -96,9 +96,19 @@ def test_versions_that_do_not_reach_the_samplers_are_made_up_for_by_the_next_one
     run = Run(every=3)
     run.offer(2, 5, 6, 13)  # 5 is the first one past 3, 13 the first one past 9 and 12
     assert [step for step, _ in run.rows] == [5, 6, 13]
-    run = Run(every=3, first_step=7)
+    run = Run(every=3, last=7)
     run.offer(8, 9)
     assert [step for step, _ in run.rows] == [9]
+
+
+def test_what_was_under_way_when_a_run_was_interrupted_is_evaluated_after_it_goes_on():
+    rows = [{"step": 3.0, "eval/version": 3.0}, {"step": 6.0}, {"step": 9.0, "eval/version": 9.0}]
+    last = last_evaluated(rows, step=6)  # the checkpoint is of step 6, and version 6 has no row
+    assert last == 3
+    run = Run(every=3, last=last)
+    run.offer(6, 7)
+    assert [step for step, _ in run.rows] == [6]
+    assert last_evaluated([], step=6) == 0
 
 
 def test_a_head_that_fails_costs_one_row_and_not_the_run(caplog):

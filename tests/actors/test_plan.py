@@ -14,6 +14,7 @@ from negalign_ray.actors.run import dry_run
 from negalign_ray.config import LearnersConfig
 from negalign_ray.errors import ConfigError, DataError, ModelError
 from negalign_ray.methods.groups import RewardSource
+from tests.toy import CHAT_TEMPLATE
 
 BILLION = ModelSize(num_params=10**9, vocab_size=1000)
 LOGITS_FP32 = 1024 * 1000 * (BYTES["float32"] + 4)
@@ -129,14 +130,47 @@ def test_an_evaluation_without_held_out_prompts_is_refused_before_anything_start
     assert make_plan(toy_config("data.heldout_frac=0")).probes is None, "without an evaluation, it is a fair choice"
 
 
-def test_benign_prompts_that_are_held_out_too_are_refused_before_anything_starts(toy_config, tmp_path):
-    rows = [{"prompt": f"q{number}", "rejected": f"no {number}"} for number in range(20)]
-    (tmp_path / "bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    benign = [{"prompt": row["prompt"], "response": "gladly"} for row in rows]
-    (tmp_path / "benign.jsonl").write_text("".join(json.dumps(row) + "\n" for row in benign))
-    paths = (f"data.path={tmp_path / 'bad.jsonl'}", f"data.benign_path={tmp_path / 'benign.jsonl'}", "data.limit=null")
-    with pytest.raises(DataError, match=r"3 prompts stand in the held-out rows and in the benign rows"):
-        make_plan(toy_config(*paths, "evaluation.enabled=true"))
+def write_rows(path, rows) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_rows_to_measure_with_that_ask_what_the_data_asks_are_left_out(toy_config, tmp_path, caplog):
+    """Trained on or held out, whatever the case and the punctuation."""
+    data = [{"prompt": f"q{number}", "rejected": f"no {number}"} for number in range(20)]
+    others = [f"Q{number}?" for number in range(20)] + ["q20", "q21"]
+    benign = [{"prompt": prompt, "response": "gladly"} for prompt in others]
+    choices = [{"question": prompt, "choices": ["a", "b"], "answer": "A"} for prompt in others]
+    settings = {
+        "data.path": write_rows(tmp_path / "bad.jsonl", data),
+        "data.benign_path": write_rows(tmp_path / "benign.jsonl", benign),
+        "evaluation.choices_path": write_rows(tmp_path / "choices.jsonl", choices),
+        "evaluation.overrefusal_path": write_rows(tmp_path / "safe.jsonl", [{"prompt": prompt} for prompt in others]),
+        "evaluation.num_overrefusal": "64",
+        "evaluation.enabled": "true",
+        "data.limit": "null",
+    }
+    plan = make_plan(toy_config(*(f"{name}={value}" for name, value in settings.items())))
+    assert {prompt.text for prompt in plan.benign} == {"q20", "q21"}
+    assert {prompt.text for prompt in plan.probes.overrefusal_prompts} == {"q20", "q21"}
+    assert {question.prompt.text for question in plan.probes.choices} == {"q20", "q21"}
+    assert "20 of 22 rows of data.benign_path are left out: they ask what rows of the data ask" in caplog.text
+
+
+def test_benign_rows_that_all_ask_what_the_data_asks_are_refused(toy_config, tmp_path):
+    data = write_rows(tmp_path / "bad.jsonl", [{"prompt": f"q{n}", "rejected": f"no {n}"} for n in range(20)])
+    benign = write_rows(tmp_path / "benign.jsonl", [{"prompt": f"q{n}", "response": "gladly"} for n in range(20)])
+    with pytest.raises(DataError, match=r"every row of data\.benign_path asks what a row of the data asks"):
+        make_plan(toy_config(f"data.path={data}", f"data.benign_path={benign}", "data.limit=null"))
+
+
+def test_the_chat_template_is_read_before_the_run_starts(toy_config, tmp_path):
+    template = tmp_path / "own.jinja"
+    template.write_text(CHAT_TEMPLATE)
+    plan = make_plan(toy_config(f"model.chat_template={template}"))
+    template.unlink()  # as on another node
+    assert plan.chat_template == plan.chat().own_template == CHAT_TEMPLATE
+    assert make_plan(toy_config()).chat_template is None
 
 
 def test_a_missing_model_is_refused_with_what_to_do(toy_config):

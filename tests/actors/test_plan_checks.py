@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from negalign_ray.actors.plan import make_plan
-from negalign_ray.actors.plan_checks import instruction_tokens, max_positions
+from negalign_ray.actors.plan_checks import first_positions, instruction_tokens, max_positions
 from negalign_ray.data.chat import ChatTokenizer
 from negalign_ray.data.instructions import Instruction
 from negalign_ray.errors import ConfigError
@@ -126,3 +126,17 @@ def test_neat_takes_both_kinds_in_any_file_and_neat_pp_takes_good_ones_alone(toy
     own = instructions_file(("Be kind.", "positive"), ("Be rude.", "negative"))
     for instructions in (own, "sampling.instructions=neat", "sampling.instructions=neat_pp"):
         assert make_plan(toy_config(NEAT, instructions)).instructions
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"rope_scaling": {"rope_type": "longrope"}, "original_max_position_embeddings": 4096}, 4096),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 2048}}, 2048),
+        ({"rope_scaling": {"rope_type": "yarn", "original_max_position_embeddings": 2048}}, None),
+        ({"max_position_embeddings": 4096}, None),
+    ],
+)
+def test_prices_end_where_rotations_begin_to_depend_on_the_longest_sequence(tmp_path, config, expected):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert first_positions(tmp_path) == expected

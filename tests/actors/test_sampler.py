@@ -44,6 +44,14 @@ def test_empty_and_repeated_answers_leave_the_group_but_their_tokens_were_writte
     assert num_tokens == 3 + 3 + 2
 
 
+def test_an_answer_that_is_a_human_negative_word_for_word_leaves_the_group():
+    negative = make_factory(num_samples=1).next_order().prompt.responses[0]
+    assert negative.role is Role.NEGATIVE
+    [group], _ = answered((negative.token_ids, negative.text), YES)
+    assert [response.token_ids for response in group.samples] == [(5, 6, 2)]
+    assert negative in group.responses
+
+
 def test_answers_go_to_their_own_order_behind_its_human_responses():
     groups, num_tokens = answered(YES, ((7, 2), "no"), ((9,), "so"), EMPTY, num_orders=2)
     assert [[response.text for response in group.samples] for group in groups] == [["yes", "no"], ["so"]]

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negalign_ray.data.split import in_seeded_order, opening, split_by_prompt
+from negalign_ray.data.split import apart_from, in_seeded_order, opening, split_by_prompt, split_off
 from negalign_ray.records import Prompt
 
 
@@ -83,3 +83,21 @@ def test_openings_ignore_case_punctuation_and_white_space_but_nothing_else():
     assert opening((("system", "x"), ("user", " Why,  NOT?"))) == opening((("user", "why not"),))
     assert opening((("user", "why not me"),)) != opening((("user", "why not"),))
     assert opening((("user", "?!"),)) != opening((("user", "!?"),))
+
+
+def test_a_share_is_split_off_with_all_that_opens_alike_and_in_the_order_of_the_prompts():
+    more = (("assistant", "a"), ("user", "b"))
+    prompts = [make_prompt(n, f"question {n % 40}", "rude" if n % 40 < 20 else "biased") for n in range(80)]
+    prompts += [make_prompt(80 + n, f"Question  {n}?", "rude", more) for n in range(20)]
+    share, rest = split_off(prompts, frac=0.25, seed=3)
+    assert {opening(p.messages) for p in share}.isdisjoint(opening(p.messages) for p in rest)
+    assert ids((*share, *rest)) == list(range(100))
+    assert [p.prompt_id for p in share] == ids(share)
+    assert len({opening(p.messages) for p in share if p.behaviour == "biased"}) == 5
+    assert split_off(prompts[::-1], frac=0.25, seed=3)[0] == share[::-1]
+
+
+def test_prompts_apart_from_others_ask_nothing_that_those_ask():
+    prompts = [make_prompt(n) for n in range(4)]
+    others = [make_prompt(9, "QUESTION 2!", more=(("assistant", "a"), ("user", "b")))]
+    assert [p.prompt_id for p in apart_from(prompts, others)] == [0, 1, 3]

@@ -135,6 +135,17 @@ def test_a_head_with_other_settings_scores_anew(tmp_path):
     assert len(asked) == 2
 
 
+def test_a_judge_that_was_fitted_again_in_its_folder_scores_anew(tmp_path):
+    folder, asked = tmp_path / "judge", []
+    folder.mkdir()
+    heads = [HeadConfig(name="harm", kind="linear", target=str(folder))]
+    for text in ("{}", "{ }"):
+        (folder / "linear_head.json").write_text(text)
+        for _ in range(2):
+            ScoreCache(tmp_path).scores([("p", "a")], heads, score=score_by(asked))
+    assert len(asked) == 2
+
+
 def test_no_answers_and_no_pairs_ask_nobody(tmp_path, cache):
     assert cache.answers([], SPEC, generate=must_not_be_asked) == []
     assert ScoreCache(tmp_path).scores([], HEADS, score=must_not_be_asked) == {"harm": [], "kind": []}

@@ -64,11 +64,6 @@ def test_without_held_out_prompts_there_is_nothing_to_evaluate_with():
         probes_of([])
 
 
-def test_a_prompt_that_is_held_out_and_benign_is_refused():
-    with pytest.raises(DataError, match=r"1 prompts stand in the held-out rows.*as that of row 7\."):
-        probes_of([make_prompt(7, text="prompt 100")])
-
-
 def test_data_of_good_answers_only_asks_any_held_out_prompts_and_has_no_negatives():
     good = [make_prompt(n, negatives=0, positives=1) for n in range(3)]
     probes = probes_of(good)

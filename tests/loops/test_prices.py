@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from negalign_ray.loops.buffer import Handle
-from negalign_ray.loops.prices import PriceMemory, price_by_prompt, rank_of
+from negalign_ray.loops.prices import PriceMemory, price_by_prompt, prices_of, rank_of
 from negalign_ray.loops.roles import StageResult
 from negalign_ray.records import Group, Prompt, Response, Role
 
@@ -32,6 +32,12 @@ class Model:
 
 def price(memory: PriceMemory, model: Model, *groups: Group):
     return memory.price(groups, names=("rpos", "rneg"), compute=model.response_logprobs)
+
+
+def test_prices_of_other_weights_are_not_taken_up():
+    kept = json.loads(json.dumps([(3, {"aa": -1.0}), (6, {"aa": -2.0}), (None, {"bb": -3.0}), (3, {"cc": -4.0})]))
+    assert prices_of(kept, version=3) == {"aa": -1.0, "cc": -4.0}
+    assert prices_of(kept, version=0) == {}
 
 
 def test_prices_that_were_saved_are_remembered_in_the_order_in_which_they_are_forgotten():

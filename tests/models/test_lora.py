@@ -3,11 +3,12 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from negalign_ray.config import LoRAConfig
 from negalign_ray.errors import ModelError
 from negalign_ray.models.loading import load_causal_lm
-from negalign_ray.models.lora import inject_lora, lora_scaling, merged_weights
+from negalign_ray.models.lora import Adapter, inject_lora, lora_adapters, merged_weights
 
 
 def test_merged_weights_equal_those_of_pefts_merge_and_unload(toy_model):
@@ -26,13 +27,28 @@ def test_merged_weights_equal_those_of_pefts_merge_and_unload(toy_model):
     expected = dict(peft_model.merge_and_unload().named_parameters())
 
     named = dict(ours.named_parameters())
-    merged = dict(merged_weights(named, lora_scaling(ours), torch.float32))
+    merged = dict(merged_weights(named, lora_adapters(ours), torch.float32))
 
     assert merged.keys() == expected.keys() == base.keys()
     torch.testing.assert_close(merged, {name: parameter.detach() for name, parameter in expected.items()})
     q = "model.layers.0.self_attn.q_proj"
     assert not torch.equal(merged[f"{q}.weight"], base[f"{q}.weight"])
     assert torch.equal(named[f"{q}.base_layer.weight"], base[f"{q}.weight"])  # still the base
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ("c_attn", "c_proj")])
+def test_layers_that_keep_their_weights_transposed_are_merged_as_they_compute(targets):
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=16, n_layer=1, n_head=2, n_positions=32)).eval()
+    inject_lora(model, LoRAConfig(target_modules=targets))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    merged = dict(merged_weights(dict(model.named_parameters()), lora_adapters(model), torch.float32))
+    plain = GPT2LMHeadModel(model.config).eval()
+    plain.load_state_dict(merged, strict=False)
+    ids = torch.tensor([[3, 1, 4, 1, 5, 9]])
+    torch.testing.assert_close(plain(ids).logits, model(ids).logits)
 
 
 def test_a_small_adapter_of_a_bfloat16_model_survives_in_float32_alone():
@@ -43,7 +59,7 @@ def test_a_small_adapter_of_a_bfloat16_model_survives_in_float32_alone():
         "q.lora_B.default.weight": torch.full((2, 1), 2.0**-10, dtype=torch.bfloat16),
     }
     for dtype, expected in ((torch.float32, 1 + 2.0**-10), (torch.bfloat16, 1.0)):
-        merged = dict(merged_weights(named, {"q": 1.0}, dtype))["q.weight"]
+        merged = dict(merged_weights(named, {"q": Adapter(1.0)}, dtype))["q.weight"]
         assert merged.dtype == dtype
         assert merged.float().unique().tolist() == [expected]
 

@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHea
 
 from negalign_ray.data.collate import pack_rows
 from negalign_ray.errors import ModelError
+from negalign_ray.models.exactness import trial
 from negalign_ray.models.policy import ResponseLogprobs, log_complement, sum_by_response
 from tests.data.test_collate import make_group
 
@@ -26,6 +27,9 @@ ARCHITECTURES = [
     ("qwen2", {"tie_word_embeddings": False}),
     ("mistral", {"sliding_window": 40}),
 ]
+MAMBA_LAYERS = {
+    "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1, "attn_layer_indices": [1]
+}  # fmt: skip
 GROUPS = [make_group([5, 6, 7], [11, 12, 13, 14], [21, 22], [31]), make_group([8], [41, 42, 43], [51, 52])]
 
 
@@ -118,6 +122,56 @@ def test_layers_that_ignore_masks_are_refused():
     config = MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=1, state_size=4)
     with pytest.raises(ModelError, match="MambaForCausalLM takes no position_ids"):
         ResponseLogprobs(MambaForCausalLM(config))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings", "said"),
+    [
+        ("falcon", {}, "the log-prob of an answer changes with the answer beside it, by .* nats"),
+        ("bamba", MAMBA_LAYERS, "changes with the answer beside it"),
+        ("recurrent_gemma", {"head_dim": 8}, r"has logits_soft_cap=30\.0"),
+        ("stablelm", {}, r"cannot be run with answers side by side in one row \(.*row_masks"),
+        ("doge", {}, "DogeAttention adds a bias of its own to attention"),
+    ],
+)
+def test_a_model_whose_settings_look_fine_and_whose_answers_see_each_other_is_refused(model_type, settings, said):
+    with pytest.raises(ModelError, match=said):
+        ResponseLogprobs(small_model(model_type, **settings))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_trial_of_a_model_leaves_layers_mode_and_random_numbers_as_they_were(dtype):
+    model = small_model("llama", num_hidden_layers=3).to(dtype).train()
+    layers, state = model.model.layers, torch.get_rng_state()
+    ResponseLogprobs(model)
+    assert model.model.layers is layers
+    assert (len(layers), model.training) == (3, True)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_trial_runs_no_more_layers_than_it_takes_to_meet_every_kind():
+    model = small_model("llama", num_hidden_layers=6)
+    model.model.layers[2].mlp = torch.nn.Identity()
+    with trial(model):
+        assert len(model.model.layers) == 3
+        assert not torch.is_grad_enabled()
+
+
+def test_a_head_that_changes_the_logits_by_no_known_setting_is_refused():
+    model = small_model("llama")
+    model.lm_head.register_forward_hook(lambda module, inputs, logits: 2 * logits)
+    with pytest.raises(ModelError, match="in a row of several is not that of the answer alone, by"):
+        ResponseLogprobs(model)
+
+
+def test_rows_end_where_rotations_begin_to_depend_on_the_longest_row_of_the_call():
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "rope_theta": 1e4, "partial_rotary_factor": 1.0}
+    rope = {"rope_type": "longrope", "original_max_position_embeddings": 8, **factors}
+    settings = {"original_max_position_embeddings": 8, "pad_token_id": 0}
+    policy = ResponseLogprobs(small_model("phi3", rope_parameters=rope, **settings))
+    assert policy(pack_rows([make_group([1, 2], [3] * 6)], max_row_tokens=9)).shape == (1,)
+    with pytest.raises(ModelError, match="has 9 tokens, but the model attends to 8"):
+        policy(pack_rows([make_group([1, 2], [3] * 7)], max_row_tokens=9))
 
 
 def test_answers_beyond_the_sliding_window_are_refused_because_our_mask_would_not_slide():

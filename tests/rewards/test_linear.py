@@ -10,7 +10,7 @@ from negalign_ray.config import HeadConfig
 from negalign_ray.errors import ConfigError, DataError
 from negalign_ray.records import Prompt
 from negalign_ray.rewards import build_head, check_head
-from negalign_ray.rewards.judge import fit_judge, split_for_judge
+from negalign_ray.rewards.judge import fit_judge
 from negalign_ray.rewards.linear import CARD_FILE, TENSOR_FILE, auroc, fit_linear_head
 
 RUDE = [
@@ -121,16 +121,6 @@ def test_a_broken_folder_is_refused_before_a_run(tmp_path):
 
 def make_prompt(number, behaviour):
     return Prompt(number, f"prompt {number % 40}", (("user", "x"),), (1,), (), behaviour)
-
-
-def test_a_judges_rows_are_disjoint_from_training_by_prompt_text():
-    prompts = [make_prompt(number, "rude" if number % 40 < 20 else "biased") for number in range(80)]  # each text twice
-    for_judge, for_training = split_for_judge(prompts, judge_frac=0.25, seed=3)
-    assert (len(for_judge), len(for_training)) == (20, 60)
-    assert not {prompt.text for prompt in for_judge} & {prompt.text for prompt in for_training}
-    assert [prompt.behaviour for prompt in for_judge].count("rude") == 10
-    assert split_for_judge(prompts, judge_frac=0.25, seed=3) == (for_judge, for_training)
-    assert split_for_judge(list(reversed(prompts)), judge_frac=0.25, seed=3)[0] == tuple(reversed(for_judge))
 
 
 def test_a_judge_says_how_it_was_made_and_refuses_thin_or_contradictory_rows():
