@@ -4,7 +4,7 @@
     python scripts/bench_conductor.py --samplers 4000 --groups 8192
 
 The real `Rollout` runs with roles that answer at once, so all time is the loop's own: orders, seeds, waves, buffer,
-ledger, weights. Ray's calls are left out; each wave is three of them, whatever its size.
+ledger, weights. Ray's calls are left out (bench_conductor_in_ray.py has them).
 """
 
 import argparse

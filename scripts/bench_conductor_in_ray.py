@@ -111,6 +111,10 @@ class ConductorOfInstantRoles(Conductor.__ray_metadata__.modified_class):  # typ
         super().__init__(plan)
         self._profile = cProfile.Profile()
 
+    async def num_references(self) -> int:
+        """Objects that this process holds on to, or another one on its behalf."""
+        return len(ray._private.worker.global_worker.core_worker.get_all_reference_counts())
+
     async def begin_profile(self) -> None:
         self._profile.enable()
 
@@ -127,13 +131,16 @@ class Reading:
     cpu_s: float  # of all its threads
     thread_s: dict[int, float]
     resident_bytes: int
+    num_references: int
 
     @classmethod
-    def of(cls, process: psutil.Process) -> "Reading":
+    def of(cls, process: psutil.Process, conductor: Any) -> "Reading":
+        num_references = ray.get(conductor.num_references.remote())
         with process.oneshot():
             used = process.cpu_times()
             threads = {each.id: each.user_time + each.system_time for each in process.threads()}
-            return cls(time.monotonic(), used.user + used.system, threads, process.memory_info().rss)
+            cpu_s, resident_bytes = used.user + used.system, process.memory_info().rss
+            return cls(time.monotonic(), cpu_s, threads, resident_bytes, num_references)
 
     def busiest_thread_s(self, before: "Reading") -> float:
         return max(used - before.thread_s.get(thread, 0.0) for thread, used in self.thread_s.items())
@@ -175,7 +182,7 @@ def learn(conductor: Any, *, num_steps: int, process: psutil.Process, profile: s
         publishing = conductor.publish.remote(step + 1, [ray.put(step + 1)])
         ray.get(conductor.report.remote(report_of(step, len(groups), time.monotonic() - started)))
         ray.get(publishing)
-        readings.append(Reading.of(process))
+        readings.append(Reading.of(process, conductor))
     if profile:
         ray.get(conductor.end_profile.remote(profile))
     return readings
@@ -208,6 +215,7 @@ def measure(options: argparse.Namespace, folder: str) -> dict[str, Any]:
         "answers": options.answers,
         "steps": options.steps,
         "resident_mib": [round(each.resident_bytes / 2**20, 1) for each in (first, middle, last)],
+        "objects_referred_to": [each.num_references for each in (first, middle, last)],
         "orders": orders,
     }
 
