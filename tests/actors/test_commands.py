@@ -1,5 +1,5 @@
-"""train, evaluate and generate one after another, each on what the one before has written: the steps of the README,
-with settings for the toy model. Its lines as they stand: tests/test_docs_commands.py."""
+"""train, evaluate and generate one after another, each on what the one before wrote: the steps of the README, with
+settings for the toy model. Its lines as they stand: tests/test_docs_commands.py."""
 
 import json
 
