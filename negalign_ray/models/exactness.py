@@ -85,7 +85,7 @@ def require_exact(
 
 def _groups(model: PreTrainedModel, *, max_tokens: int, first: int) -> list[Group]:
     """Arbitrary tokens; `first` chooses the first answer, and nothing else."""
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]  # a Parameter
     num = max(1, min(ANSWER_TOKENS, max_tokens - PROMPT_TOKENS))
 
     def tokens(start: int, length: int) -> tuple[int, ...]:
