@@ -16,8 +16,8 @@ from negalign_ray.errors import ModelError
 from negalign_ray.records import Group, Prompt, Response, Role
 
 # Shares of the log-prob of an answer. The second run has the shapes of the first, so that a dense model repeats its
-# bits (experts may round otherwise); a plain run and a packed one differ by rounding: SmolLM2-135M by 1e-7 in float32 and by
-# 7e-4 in bfloat16, and by 8e-7 and 6e-3 with all of its 30 layers.
+# bits (experts may round otherwise); a plain run and a packed one differ by rounding: SmolLM2-135M by 1e-7 in float32
+# and by 7e-4 in bfloat16, and by 8e-7 and 6e-3 with all of its 30 layers.
 REPEATED = {torch.float32: 1e-5, torch.bfloat16: 3e-3}
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 PROMPT_TOKENS, ANSWER_TOKENS = 2, 6
@@ -85,7 +85,7 @@ def require_exact(
 
 def _groups(model: PreTrainedModel, *, max_tokens: int, first: int) -> list[Group]:
     """Arbitrary tokens; `first` chooses the first answer, and nothing else."""
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]  # a Parameter
     num = max(1, min(ANSWER_TOKENS, max_tokens - PROMPT_TOKENS))
 
     def tokens(start: int, length: int) -> tuple[int, ...]:
