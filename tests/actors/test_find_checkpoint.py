@@ -147,7 +147,9 @@ def test_a_checkpoint_of_the_last_step_has_nothing_left_to_train_either(run):
 
 def test_a_run_without_a_checkpoint_says_how_to_start_it_again(run):
     shutil.rmtree(run.run_dir / "checkpoints")
-    with pytest.raises(CheckpointError, match=r"it has no checkpoint.*checkpoints\.every, 7 steps.*run\.overwrite=true"):
+    with pytest.raises(
+        CheckpointError, match=r"it has no checkpoint.*checkpoints\.every, 7 steps.*run\.overwrite=true"
+    ):
         find_checkpoint(run.run_dir)
     with pytest.raises(ConfigError, match=r"--resume .*nowhere: there is no"):
         find_checkpoint(run.run_dir / "nowhere")
