@@ -67,6 +67,8 @@ def batch_lines(plan: Plan) -> list[str]:
         "with float32 master weights",
         f"checkpoints: {_checkpoint_words(plan)}",
     ]
+    if plan.data.left_out:
+        lines.insert(1, f"left out: {plan.data.left_out}")
     if plan.num_samples:
         lines.append(
             f"sampling: {plan.num_samples} answers a prompt, up to {sampling.max_new_tokens} tokens each, under "

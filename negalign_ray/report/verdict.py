@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from negalign_ray.evaluation.table import ALPHA, excludes_zero, number, verdict_on
+from negalign_ray.evaluation.training_notes import training_warnings
 from negalign_ray.events import EventKind
 from negalign_ray.report.facts import without_secrets
 from negalign_ray.report.read import RunFiles
@@ -136,6 +137,8 @@ def _notes(run: RunFiles) -> Iterator[Note]:
         yield _sentence(
             "worse", "No verdict by the judge", f"It failed: {without_secrets(str(run.summary['judge_error']))}"
         )
+    for warning in training_warnings(run.rows):
+        yield _sentence("worse", "Training", warning)
     yield from _endings(run)
     for problem in run.problems:
         yield _sentence("neutral", "Incomplete", problem)
