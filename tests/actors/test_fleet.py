@@ -24,5 +24,5 @@ def test_a_reference_adds_what_it_remembered_and_a_guide_its_figures():
 def test_a_fleet_counts_its_scorers_and_references_and_nobody_of_a_role_that_is_not_there(toy_config):
     fleet = RayFleet(make_plan(toy_config("scorers.num=2")))
     assert fleet.sizes == {"scorer/num": 2, "reference/num": 1}
-    nobody_scores = toy_config("scorers.heads=[]", "sampling.reward_gate=null")
+    nobody_scores = toy_config("scorers.heads=[]")
     assert RayFleet(make_plan(nobody_scores)).sizes == {"reference/num": 1}

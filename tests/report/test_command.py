@@ -64,9 +64,9 @@ def test_the_command_embeds_no_text_of_a_run_whose_settings_allow_none(path, tmp
     (path / "config.yaml").write_text(text.replace("max_samples: 1000", broken))
     assert "0 of 24 evaluated prompts are embedded." in command(path).stdout
     result = command(path, other, "--out", tmp_path / "both.html")
-    assert "0 of 48 evaluated prompts are embedded." in result.stdout
-    assert "all 288 prompts were left out" in (tmp_path / "both.html").read_text()
-    assert "7 of 48 evaluated" in command(path, other, "--out", tmp_path / "b.html", "--max-samples", 7).stdout
+    assert "0 of 24 evaluated prompts are embedded." in result.stdout
+    assert "all 264 prompts were left out" in (tmp_path / "both.html").read_text()
+    assert "7 of 24 evaluated" in command(path, other, "--out", tmp_path / "b.html", "--max-samples", 7).stdout
 
 
 def test_a_folder_with_a_summary_alone_embeds_what_it_has(path):
