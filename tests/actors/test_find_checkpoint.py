@@ -42,7 +42,7 @@ def state_after(step: int) -> RolloutState:
         failures_in_a_row=0,
         figures={0: {"guide/distance": 1 / 3}},
         clock=((4, "sample", (0.5,), {"tokens": 7}),),
-        fleet={"prices": [[{"ab": -1 / 3}]]},
+        fleet={"references": [[[0, {"ab": -1 / 3}]]]},
     )
 
 

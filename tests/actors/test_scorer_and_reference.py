@@ -101,3 +101,9 @@ def test_a_reference_prices_under_the_bare_prompt_and_remembers(make_scorer, toy
     assert [r.ref_logprobs for r in first.responses] == [r.ref_logprobs for r in second.responses]
     assert all(set(r.ref_logprobs) == {"rpos", "rneg"} for r in first.responses)
     assert all(r.ref_logprobs["rpos"] == r.ref_logprobs["rneg"] < 0 for r in first.responses)
+
+    version, prices = ray.get(reference.prices.remote())
+    assert version == 0
+    for made_by, num_computed in ((3, group.num_tokens), (0, 0)):  # it holds no snapshot of version 3
+        ray.get(reference.remember.remote([(made_by, prices)]))
+        assert price(group)[0] == num_computed

@@ -11,8 +11,8 @@ from negalign_ray.engines.export import write_model_folder
 from tests.toy import make_toy_tokenizer
 
 OWN = (
-    "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '<|endoftext|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    "{% for m in messages %}{{ m['role'] + ':\\n' + m['content'] + '<|endoftext|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:\\n' }}{% endif %}"
 )
 
 
@@ -38,7 +38,7 @@ def export(model, base, folder, **settings):
 def test_the_template_of_the_run_is_the_only_one_in_the_folder(toy_model, base, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(toy_model, dtype=torch.float32)
     folder = export(model, base, tmp_path / "model", chat_template=OWN)
-    assert load_chat(folder).prompt((("user", "hi"),)).text == "user: hi<|endoftext|>assistant: "
+    assert load_chat(folder).prompt((("user", "hi"),)).text == "user:\nhi<|endoftext|>assistant:\n"
     assert not (folder / "chat_template.json").exists()
     assert "chat_template" not in json.loads((folder / "tokenizer_config.json").read_text())
 
