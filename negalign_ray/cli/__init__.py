@@ -452,8 +452,9 @@ def data_judge(
 
     made = make_judge(settings, out_dir, judge_frac=frac, text_input=reads)
     auroc = "unknown" if made.card.auroc is None else f"{made.card.auroc:.3f}"
+    answers = f"{made.card.num_harmful} bad, {made.card.num_benign} good answers"
     lines = {
-        "judge": f"{made.folder}  (kind: linear, input: {reads}; {made.card.num_harmful} bad, {made.card.num_benign} good answers)",
+        "judge": f"{made.folder}  (kind: linear, input: {reads}; {answers})",
         "AUROC": f"{auroc}  (cross-validated; 0.5 is chance)",
         "rest": f"{made.rest}  ({made.num_rest_prompts} prompts, for data.path)",
     }

@@ -125,8 +125,8 @@ class LinearHead:
             )
         if made.text_input not in {None, text_input}:
             raise ConfigError(
-                f"head {name!r}: input is {text_input!r}, but {folder} was fitted on {made.text_input!r}, and scores of "
-                f"other texts mean nothing; set input={made.text_input} for this head, or fit a judge with "
+                f"head {name!r}: input is {text_input!r}, but {folder} was fitted on {made.text_input!r}, and its "
+                f"scores of other texts mean nothing; set input={made.text_input} for this head, or fit a judge with "
                 f"`negalign-ray data judge --input {text_input}`."
             )
         vectorizer = _vectorizer(made.analyzer, made.ngram_range, vocabulary=terms)
