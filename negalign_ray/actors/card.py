@@ -64,6 +64,7 @@ def data_card(data: LoadedData) -> Mapping[str, Any]:
         "num_rows": report.num_rows,
         "num_train": len(data.train),
         "num_heldout": len(data.heldout),
+        "num_lacking_role": data.num_lacking_role,
         "total": asdict(report.total),
         "by_behaviour": {name: asdict(count) for name, count in report.by_behaviour.items()},
         "prompt_lengths": asdict(report.prompt_lengths),

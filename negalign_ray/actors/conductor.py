@@ -26,6 +26,7 @@ from negalign_ray.actors.wiring import make_orders, make_rollout, remembered_con
 from negalign_ray.engines.weight_transfer import Meeting, Offer
 from negalign_ray.engines.weights import WeightBundle
 from negalign_ray.errors import ConfigError, NegalignError, StallError
+from negalign_ray.evaluation.training_notes import FIRST_STEPS, pairs_warning
 from negalign_ray.events import Event, EventKind, EventLog, read_events
 from negalign_ray.loops.behaviours import samples_are_bad
 from negalign_ray.loops.buffer import Handle
@@ -211,6 +212,8 @@ class Conductor:
         self._rows.append(row)
         self._step = step + 1
         log.info("step %d loss %.4f", step + 1, self._last_metrics["learner/loss"])
+        if step + 1 == FIRST_STEPS and (warning := pairs_warning(self._rows)):
+            log.warning("%s", warning)
         if self._elastic is not None:
             self._elastic.observe(self._last_metrics, caught_up=self._loop.buffer.nothing_under_way)
         firings = self._guards.observe(step + 1, row)

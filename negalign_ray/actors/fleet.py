@@ -23,10 +23,10 @@ from negalign_ray.actors.processes import wait_until_ready, within
 from negalign_ray.actors.reservations import Reservations, prefix_of
 from negalign_ray.actors.starting import SameStart, make_guide, make_reference, make_sampler, make_scorer
 from negalign_ray.errors import LostObjectError, NegalignError, NonFiniteError, RoleError, ScoreError
+from negalign_ray.evaluation.training_notes import control_warning
 from negalign_ray.events import Event, EventKind, Record, forget
 from negalign_ray.loops.buffer import Handle
 from negalign_ray.loops.crew import gone_without
-from negalign_ray.loops.fitting import control_warning
 from negalign_ray.loops.prices import price_by_prompt
 from negalign_ray.loops.roles import StageResult
 from negalign_ray.loops.watchdog import ActivityBook

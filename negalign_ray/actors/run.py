@@ -36,9 +36,10 @@ from negalign_ray.config import Config
 from negalign_ray.engines.checkpoints import CheckpointStore
 from negalign_ray.errors import NegalignError, ScoreError, StallError
 from negalign_ray.evaluation.measure import Answered
+from negalign_ray.evaluation.training_notes import training_notes
 from negalign_ray.events import Event, EventKind, EventLog
 from negalign_ray.loops.watchdog import Activity, Watchdog
-from negalign_ray.metrics import time_so_far
+from negalign_ray.metrics import read_metrics, time_so_far
 
 log = logging.getLogger(__name__)
 CLOSE_S = 60.0  # for the end of a run: the conductor, then the learners
@@ -89,6 +90,7 @@ def _carry_through(
 
     with shared_cluster(namespace_of(plan.config.run.name)), announced(plan.config.run_dir), sigterm_interrupts():
         summary = with_restarts(plan, attempt, resume_from=resume_from, is_unwanted=stop_asked.is_set)
+    summary |= training_notes(read_metrics(plan.config.run_dir))
     summary["wall_s"] = time.perf_counter() - started_s
     write_summary(plan.config.run_dir, summary)
     try_report(plan.config)

@@ -9,7 +9,8 @@
      "run_figures":  {key: {"title", "better"}},
      "runs":         {method or "base": {key: {"mean", "low", "high", "by_seed": {seed: value}}}},
      "curve", "curves": {method: {seed: [[step, smoothed value], ...]}},
-     "num_runs": {method: finished}, "failed": [{"method", "seed", "error", "message"}]}
+     "num_runs": {method: finished}, "failed": [{"method", "seed", "error", "message"}],
+     "warnings": [what a run's metrics say of its method]}
 
 An interval is {"mean", "low", "high", "num"}: 95 % percentile bootstrap over `num` prompts. A prompt that several
 seeds evaluated is one unit with all its answers, so equal prompts do not count twice. These intervals speak of other
@@ -38,6 +39,7 @@ from negalign_ray.evaluation.curves import (
 from negalign_ray.evaluation.figures import Figure, figures_of
 from negalign_ray.evaluation.intervals import Interval
 from negalign_ray.evaluation.side import Side
+from negalign_ray.evaluation.training_notes import guide_gain, training_warnings
 from negalign_ray.metrics import Row
 from negalign_ray.settings.comparison import Curve
 
@@ -90,6 +92,7 @@ def compare_runs(
         return pooled(figures[method, number] for number in seeds)
 
     finished = [name for name in methods if by_method[name]]
+    reported = run_figures(curve, with_guide=any(guide_gain(result.rows) is not None for result in results))
     values = {name: side(name, after, by_method[name]) for name in finished}
     versus_base = {
         name: _differences(side(name, before, by_method[name]), values[name], bootstrap) for name in finished
@@ -109,12 +112,17 @@ def compare_runs(
         "versus_base": versus_base,
         "versus_first": versus_first,
         "by_behaviour": _by_behaviour({BASE: base, **values}, harm, bootstrap),
-        "run_figures": run_figures(curve),
-        "runs": _runs(by_method, one_each, harm, curve),
+        "run_figures": reported,
+        "runs": _runs(by_method, one_each, harm, curve, reported),
         "curve": curve.model_dump(),
         "curves": {name: _curves(by_method[name], curve) for name in finished},
         "num_runs": {name: len(by_method[name]) for name in methods},
         "failed": [vars(failure) for failure in failures],
+        "warnings": [
+            f"{result.method}, seed {result.seed}: {warning}"
+            for result in results
+            for warning in training_warnings(result.rows)
+        ],
     }
 
 
@@ -148,7 +156,7 @@ def _by_behaviour(sides: Mapping[str, Figures], harm: HeadConfig, bootstrap: Boo
 # -- figures of whole runs -------------------------------------------------------------------------------------
 
 
-def run_figures(curve: Curve) -> dict[str, dict[str, str]]:
+def run_figures(curve: Curve, *, with_guide: bool = False) -> dict[str, dict[str, str]]:
     """Title and direction of the figures that a run has one of, so that the seeds are all there is to spread over."""
     bound = f"<= {curve.at_most:g}" if curve.at_most is not None else f">= {curve.at_least or 0.0:g}"
     rows = {
@@ -156,6 +164,7 @@ def run_figures(curve: Curve) -> dict[str, dict[str, str]]:
         "steps_to_target": (f"steps until {curve.metric} {bound}", "lower"),
         "roughness": (f"roughness of {curve.metric}", "lower"),
         "grad_norm_spread": ("spread of the gradient norm (std / mean)", "lower"),
+        "guide_gain": ("guide: better than the zero vector, nats per token", "higher"),
         "updates": ("optimizer steps", "neither"),
         "sampled_tokens": ("sampled tokens", "neither"),
         "trained_tokens": ("trained tokens", "neither"),
@@ -164,6 +173,8 @@ def run_figures(curve: Curve) -> dict[str, dict[str, str]]:
     }
     if curve.at_most is None and curve.at_least is None:
         del rows["steps_to_target"]
+    if not with_guide:
+        del rows["guide_gain"]
     return {key: {"title": title, "better": better} for key, (title, better) in rows.items()}
 
 
@@ -172,12 +183,14 @@ def _runs(
     one_each: Mapping[int, RunResult],
     harm: HeadConfig,
     curve: Curve,
+    reported: Mapping[str, Any],
 ) -> dict[str, Any]:
     measures: dict[str, Callable[[RunResult], float | None]] = {
         "harm_per_seed": lambda result: float(np.mean(result.after.harmful.scores[harm.name])),
         "steps_to_target": lambda result: steps_to_target(result.rows, curve),
         "roughness": lambda result: roughness(result.rows, curve.metric),
         "grad_norm_spread": lambda result: relative_spread(result.rows, "learner/grad_norm"),
+        "guide_gain": lambda result: guide_gain(result.rows),
         "updates": lambda result: result.steps,
         "sampled_tokens": lambda result: sampled_tokens(result.rows),
         "trained_tokens": lambda result: trained_tokens(result.rows),
@@ -187,7 +200,6 @@ def _runs(
     of_base: dict[str, Callable[[RunResult], float | None]] = {
         "harm_per_seed": lambda result: float(np.mean(result.before.harmful.scores[harm.name])),
     }
-    reported = run_figures(curve)
     table = {BASE: {key: _spread(one_each, measure) for key, measure in of_base.items()}}
     for name, runs in by_method.items():
         if runs:

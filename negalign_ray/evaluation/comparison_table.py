@@ -33,6 +33,7 @@ SHOWN = (
     "harm_per_seed",
     "roughness",
     "grad_norm_spread",
+    "guide_gain",
     "steps_to_target",
     "train_s",
     "wall_s",
@@ -151,6 +152,7 @@ def notes(report: Report) -> list[str]:
         lines.insert(0, report["budget"])
     counts = {name: count for name, count in report["num_runs"].items() if count < len(report["seeds"])}
     lines += [f"{name}: {count} of {len(report['seeds'])} seeds finished" for name, count in counts.items()]
+    lines += report["warnings"]
     return lines + [f"{f['method']}, seed {f['seed']}: {f['error']}: {f['message']}" for f in report["failed"]]
 
 

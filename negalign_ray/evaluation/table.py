@@ -11,6 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from negalign_ray.evaluation.training_notes import note_lines
+
 ARROWS = {"lower": "↓", "higher": "↑", "unchanged": "=", "neither": " "}
 HEADINGS = ("", "before", "after", "difference [95 %]", "", "verdict")
 COLOURS = {"better": "green", "worse": "red"}
@@ -123,7 +125,7 @@ def summary_table(summary: Mapping[str, Any], *, title: str = "Before and after"
         if row.verdict in COLOURS:
             cells[5] = f"[{COLOURS[row.verdict]}]{row.verdict}[/]"
         table.add_row(*(cells if compared else cells[:2]))
-    table.caption = _caption(summary)
+    table.caption = "\n".join([_caption(summary), *note_lines(summary)])
     return table
 
 
@@ -137,6 +139,7 @@ def summary_markdown(summary: Mapping[str, Any]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     caption = _caption(summary)
     lines += ["", caption] if caption else []
+    lines += [line for note in note_lines(summary) for line in ("", note)]
     return "\n".join([*lines, *_win_rate_lines(summary), *_test_lines(summary), *_benchmark_lines(summary)]) + "\n"
 
 

@@ -7,7 +7,7 @@ groups --pairs--> split by prompt --fit (TrainingLoop, reconstruction loss)--> f
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -169,21 +169,3 @@ def distance_figures(groups: Sequence[Group]) -> dict[str, float]:
         "guide/distance": mean,
         "guide/distance_spread": deviation / mean if mean else 0.0,
     }
-
-
-def control_warning(figures: Mapping[str, float]) -> str | None:
-    """What to tell the user when psi rebuilds held-out answers no better from phi's vector than from zeros."""
-    gain = figures.get("guide/gain_nats")
-    if gain is None:
-        return (
-            "the guide has no held-out pairs to compare with the zero-vector control: the iteration has one prompt; "
-            "raise learners.groups_per_step or sampling.refresh_every."
-        )
-    if gain > 0:
-        return None
-    return (
-        "the guide does not beat the zero-vector control on held-out pairs "
-        f"(guide/nll_nats={figures['guide/nll_nats']:.3f}, "
-        f"guide/control_nll_nats={figures['guide/control_nll_nats']:.3f} nats per token), so its distances mean "
-        "nothing: raise guide.steps or sampling.refresh_every (more pairs), or set method.weight_mode=constant."
-    )

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from negalign_ray.config import Config, HeadConfig
+from negalign_ray.evaluation.training_notes import gains_text, training_notes
 from negalign_ray.report.read import RunFiles, Tree
 from negalign_ray.report.times import duration
 from negalign_ray.settings.comparison import differences
@@ -74,6 +75,9 @@ def _overview(run: RunFiles) -> Iterator[tuple[str, str]]:
     num_samples = run.setting("sampling.num_samples")
     if num_samples:
         yield "Own answers a prompt", f"{num_samples}, up to {run.setting('sampling.max_new_tokens', '?')} tokens each"
+    gains = [row["gain_nats"] for row in training_notes(run.rows)["guide"] if row["gain_nats"] is not None]
+    if gains:
+        yield "Guide, better than the zero vector", gains_text(gains)
     if run.card.get("started"):
         yield "Started", f"{run.card['started'][:16].replace('T', ' ')} UTC"
     if run.summary.get("wall_s"):
@@ -84,7 +88,9 @@ def _data(data: Tree) -> Iterator[tuple[str, str]]:
     if not data:
         return
     yield "Source", f"{data['source']} ({data['format']}, {data['num_rows']} rows)"
-    yield "Prompts", f"{data['num_train']} to train on, {data['num_heldout']} held out"
+    lacking = data.get("num_lacking_role", 0)
+    left_out = f", {lacking} without an answer that the method needs" if lacking else ""
+    yield "Prompts", f"{data['num_train']} to train on, {data['num_heldout']} held out{left_out}"
     total = data["total"]
     yield "Answers", f"{total['negatives']} negatives, {total['positives']} positives"
     for label, key in (("Prompt length", "prompt_lengths"), ("Answer length", "response_lengths")):

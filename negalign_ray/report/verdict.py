@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from negalign_ray.evaluation.table import ALPHA, number, verdict_on
+from negalign_ray.evaluation.training_notes import training_warnings
 from negalign_ray.events import EventKind
 from negalign_ray.report.read import RunFiles
 
@@ -133,6 +134,8 @@ def _notes(run: RunFiles) -> Iterator[Note]:
     if run.is_compared:
         yield from _changes(run.summary)
         yield from _shared_judges(run)
+    for warning in training_warnings(run.rows):
+        yield _sentence("worse", "Training", warning)
     yield from _endings(run)
     for problem in run.problems:
         yield _sentence("neutral", "Incomplete", problem)

@@ -8,10 +8,10 @@ import torch
 
 from negalign_ray.config import LATENT_DISTANCE, GuideConfig
 from negalign_ray.errors import NonFiniteError
+from negalign_ray.evaluation.training_notes import control_warning
 from negalign_ray.loops.fitting import (
     add_distances,
     as_pair,
-    control_warning,
     distance_figures,
     fit,
     fit_and_measure,
