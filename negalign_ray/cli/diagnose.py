@@ -27,7 +27,7 @@ AGREEMENTS = {
     "distinguishability_and_slope": "distinguishability and slope of the margin",
     "corrected_and_slope": "the same, without what chance adds to the distances",
     "distinguishability_and_slope_per_token": "distinguishability and slope per token",
-    "distinguishability_and_earliness": "distinguishability and how early the dashed level is reached",
+    "distinguishability_and_earliness": "distinguishability and how early half of the largest rise is reached",
 }
 
 

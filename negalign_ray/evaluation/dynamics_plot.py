@@ -18,7 +18,9 @@ def draw(outcome: Mapping[str, Any], rows: Sequence[Row], path: Path) -> None:
     names = list(outcome["behaviours"])  # in the predicted order
     colours = {name: f"C{index % 10}" for index, name in enumerate(names)}
     _curves(margins, rows, "margin_nats", colours)
-    margins.axhline(outcome["half_of_the_largest_final_margin_nats"], color="grey", ls="--", lw=0.8)
+    half = outcome["half_of_the_largest_rise_nats"]
+    for level in {row["start_margin_nats"] + half for row in outcome["behaviours"].values()} if half else ():
+        margins.axhline(level, color="grey", ls="--", lw=0.8)
     margins.set_title("margin by behaviour (nats), in the predicted order", fontsize=10)
     margins.legend(fontsize=8)
     _curves(accuracies, rows, "accuracy_frac", colours)

@@ -1,7 +1,7 @@
 """The order in which behaviours were really learned, held against the order that a diagnosis predicted.
 
-metrics.jsonl (behaviour/NAME/margin_nats) --> a curve per behaviour --> slope, step to a common level --> ranks --.
-diagnose.json (distinguishability)         --> ranks --------------------------------------------------> Spearman's rho
+metrics.jsonl (behaviour/NAME/margin_nats) --> a curve per behaviour --> slope, step to a common rise --> ranks --.
+diagnose.json (distinguishability)         --> ranks -------------------------------------------------> Spearman's rho
 """
 
 import itertools
@@ -30,6 +30,15 @@ class Curve:
     def slope(self, *, from_zero: bool) -> float:
         """Least squares per update, weighted. `from_zero`: the line starts at 0, as log-ratios do before training."""
         return _slope(self.updates, self.values, self.weights, from_zero=from_zero)
+
+    def start(self, *, from_zero: bool) -> float:
+        """Where the line of `slope` stands before the first update."""
+        if from_zero:
+            return 0.0
+        total = math.fsum(self.weights)
+        return _dot(self.weights, self.values) / total - self.slope(from_zero=False) * (
+            _dot(self.weights, self.updates) / total
+        )
 
     def final(self) -> float:
         """Mean of the last fifth of the measurements (one at least)."""
@@ -68,7 +77,8 @@ def compare(predicted: Mapping[str, Any], rows: Sequence[Row], *, from_zero: boo
 
     `spearman` holds rho and the two-sided p-value (the share of all orders that agree or disagree as much) of
     the prediction by distance (the paper's), and by the distance without what chance adds, with the slope of the
-    margin, and of the first one with the slope per token and with how early a common level was reached.
+    margin, and of the first one with the slope per token and with how early a common rise was reached: half of the
+    largest one, each curve's from its own start; null where no margin rose.
     DataError: fewer than two behaviours have both a prediction and a curve.
     """
     margins, per_token = curves_of(rows, "margin_nats"), curves_of(rows, "margin_per_token_nats")
@@ -81,8 +91,13 @@ def compare(predicted: Mapping[str, Any], rows: Sequence[Row], *, from_zero: boo
             "in a group. Use a method that trains on both, and the same data for diagnosis and run."
         )
     slopes = [margins[name].slope(from_zero=from_zero) for name in names]
-    level = 0.5 * max(margins[name].final() for name in names)
-    reached = [margins[name].updates_to(level) for name in names]
+    starts = [margins[name].start(from_zero=from_zero) for name in names]
+    half = 0.5 * max(margins[name].final() - start for name, start in zip(names, starts, strict=True))
+    half = half if half > 0 else None
+    reached = [
+        None if half is None else margins[name].updates_to(start + half)
+        for name, start in zip(names, starts, strict=True)
+    ]
     earliness = [-math.inf if updates is None else -float(updates) for updates in reached]
     before = [predicted["behaviours"][name] for name in names]
     distances = [figures["distinguishability"] for figures in before]
@@ -94,13 +109,14 @@ def compare(predicted: Mapping[str, Any], rows: Sequence[Row], *, from_zero: boo
                 "predicted_rank": i + 1,
                 "observed_rank": observed[i],
                 "margin_slope_nats": slopes[i],
+                "start_margin_nats": starts[i],
                 "final_margin_nats": margins[name].final(),
                 "updates_to_half": reached[i],
                 "final_accuracy_frac": accuracies[name].final(),
             }
             for i, name in enumerate(names)
         },
-        "half_of_the_largest_final_margin_nats": level,
+        "half_of_the_largest_rise_nats": half,
         "measure": "log-ratio to the reference" if from_zero else "log-prob (the method has no references)",
         "spearman": {
             "distinguishability_and_slope": spearman(distances, slopes),

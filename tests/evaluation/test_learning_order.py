@@ -6,6 +6,7 @@ import math
 import pytest
 
 from negalign_ray.errors import DataError
+from negalign_ray.evaluation.dynamics_plot import draw
 from negalign_ray.evaluation.learning_order import Curve, compare, curves_of, order_of, spearman, weight_growth
 
 
@@ -102,13 +103,49 @@ def test_a_run_that_follows_the_prediction_has_rho_1_and_one_that_reverses_it_mi
 def test_the_outcome_of_one_behaviour():
     outcome = compare(predicted({"a": 3.0, "b": 2.0}), rows_of({"a": 0.6, "b": 0.1}), from_zero=True)
     # the last fifth of 10 steps: after 8 and 9 updates, so 0.6 * 8.5 = 5.1; half of it is 2.55
-    assert outcome["half_of_the_largest_final_margin_nats"] == pytest.approx(2.55)
+    assert outcome["half_of_the_largest_rise_nats"] == pytest.approx(2.55)
     a, b = outcome["behaviours"]["a"], outcome["behaviours"]["b"]
     assert (a["predicted_rank"], a["final_margin_nats"], a["final_accuracy_frac"]) == (1, pytest.approx(5.1), 1.0)
     assert a["margin_slope_nats"] == pytest.approx(0.6)
     # running mean of three: 0.6 * (t - 1) >= 2.55 from t = 6
     assert a["updates_to_half"] == 6
     assert b["updates_to_half"] is None
+
+
+def shifted(rows: list[dict], starts: dict[str, float]) -> list[dict]:
+    """As of a method without references: margins of log-probs, which begin anywhere."""
+    return [
+        row | {f"behaviour/{n}/margin_nats": row[f"behaviour/{n}/margin_nats"] + s for n, s in starts.items()}
+        for row in rows
+    ]
+
+
+@pytest.mark.parametrize("start", [-20.0, 20.0])
+def test_where_margins_begin_decides_nothing_about_who_is_early(start):
+    rows = shifted(rows_of({"a": 0.6, "b": 0.4, "c": 0.1}), dict.fromkeys("abc", start))
+    outcome = compare(predicted({"a": 3.0, "b": 2.0, "c": 1.0}), rows, from_zero=False)
+    assert outcome["half_of_the_largest_rise_nats"] == pytest.approx(2.55)
+    assert [row["start_margin_nats"] for row in outcome["behaviours"].values()] == pytest.approx([start] * 3)
+    assert [row["updates_to_half"] for row in outcome["behaviours"].values()] == [6, 8, None]
+    assert outcome["spearman"]["distinguishability_and_earliness"]["rho"] == pytest.approx(1.0)
+
+
+def test_equal_slopes_from_unequal_starts_are_equally_early():
+    rows = shifted(rows_of(dict.fromkeys("abc", 0.6)), {"a": -5.0, "b": 0.0, "c": 5.0})
+    outcome = compare(predicted({"a": 3.0, "b": 2.0, "c": 1.0}), rows, from_zero=False)
+    assert [row["updates_to_half"] for row in outcome["behaviours"].values()] == [6, 6, 6]
+    assert outcome["spearman"]["distinguishability_and_earliness"]["rho"] is None
+
+
+@pytest.mark.parametrize("from_zero", [True, False])
+def test_nobody_is_early_where_no_margin_rises(from_zero, tmp_path):
+    rows = rows_of({"a": -0.6, "b": -0.1})
+    outcome = compare(predicted({"a": 3.0, "b": 2.0}), rows, from_zero=from_zero)
+    assert outcome["half_of_the_largest_rise_nats"] is None
+    assert [row["updates_to_half"] for row in outcome["behaviours"].values()] == [None, None]
+    assert outcome["spearman"]["distinguishability_and_earliness"]["rho"] is None
+    draw(outcome, rows, tmp_path / "dynamics.png")
+    assert (tmp_path / "dynamics.png").stat().st_size > 0
 
 
 def test_the_power_of_the_weight_change_is_the_slope_between_logarithms():
