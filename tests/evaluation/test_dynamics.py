@@ -171,6 +171,40 @@ def test_e3_the_head_moves_at_most_linearly_in_steps():
     assert moved[29] < 30 * moved[0], "solved pairs slow it down"
 
 
+def steps_to_margin(body_HV, head_H, *, sign, train_body, lr=0.5, margin=1.0, limit=200):
+    """DPO of a head on a linear body, from (body, head), which is the reference as well: steps until the mean margin
+    in the wanted direction is there, and the model then. `sign` -1: the labels are flipped."""
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.3 * torch.randn(16, 3, generator=generator, dtype=torch.float64)
+    inputs_NV = noise + torch.tensor([[1.0, 0.5, 0.0]] * 8 + [[-1.0, 0.5, 0.2]] * 8, dtype=torch.float64)
+    labels_N = sign * torch.tensor([1.0] * 8 + [-1.0] * 8, dtype=torch.float64)
+    before_N = inputs_NV @ body_HV.T @ head_H
+    body_HV, head_H = body_HV.clone().requires_grad_(train_body), head_H.clone().requires_grad_()
+    trained = [head_H, body_HV] if train_body else [head_H]
+    for step in range(limit):
+        margin_N = labels_N * (inputs_NV @ body_HV.T @ head_H - before_N)
+        if margin_N.mean() >= margin:
+            return step, body_HV.detach(), head_H.detach()
+        gradients = torch.autograd.grad(torch.nn.functional.softplus(-BETA * margin_N).mean(), trained)
+        with torch.no_grad():
+            for weight, gradient in zip(trained, gradients, strict=True):
+                weight -= lr * gradient
+    raise AssertionError("the margin was never reached")
+
+
+@pytest.mark.parametrize("train_body", [False, True])
+def test_an_aligned_model_is_misaligned_faster_where_its_states_could_move_apart(train_body):
+    """The paper's finding is of whole models. With the head alone the states stay where they are, and the pace too."""
+    start = torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    at_once, _, _ = steps_to_margin(*start, sign=-1, train_body=train_body)
+    _, *aligned = steps_to_margin(*start, sign=1, train_body=train_body, margin=2.0)
+    after_alignment, _, _ = steps_to_margin(*aligned, sign=-1, train_body=train_body)
+    if train_body:
+        assert after_alignment < at_once / 2
+    else:
+        assert after_alignment == at_once
+
+
 def test_e6_flipping_the_labels_negates_the_first_update():
     torch.testing.assert_close(dpo_gradient(START_VH, flipped=True), -dpo_gradient(START_VH))
     later_VH = START_VH - dpo_gradient(START_VH)
