@@ -146,7 +146,7 @@ METRICS: dict[str, Metric] = {
     ),
     "learner/negative_prompt_agreement_frac": Metric(
         "0..1",
-        "NEAT: how often an answer to a negative prompt scores below an answer to a positive one.",
+        "NEAT: how often a fresh answer to a negative prompt scores below a fresh one to a positive prompt.",
         "Near 0.5: the model ignores the instructions, or the head cannot tell; use neat_pp, or another head.",
     ),
     "learner/pair_accuracy_frac": Metric(

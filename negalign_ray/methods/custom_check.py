@@ -72,6 +72,7 @@ def made_up_groups(needs: Needs) -> GroupTensors:
         is_sample_GR=sample_GR,
         is_positive_sample_GR=torch.zeros(shape_GR, dtype=torch.bool),
         is_negative_sample_GR=torch.zeros(shape_GR, dtype=torch.bool),
+        is_carried_GR=torch.zeros(shape_GR, dtype=torch.bool),
         reward_GR=reward_GR,
         batch_rewards=tuple(tuple(row.tolist()) for row in reward_GR),
     )

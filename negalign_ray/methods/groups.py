@@ -44,6 +44,7 @@ class GroupTensors:
     is_sample_GR: Tensor  # bool: self-generated answers
     is_positive_sample_GR: Tensor  # bool: the samples asked for under a positive instruction
     is_negative_sample_GR: Tensor  # bool: the samples asked for under a negative instruction
+    is_carried_GR: Tensor  # bool: the samples that an older policy wrote in an earlier round
     reward_GR: Tensor  # what the method trains on (higher = better), float32; NaN where not scored
     batch_rewards: tuple[tuple[float, ...], ...] = ()  # the same of EVERY group of the optimizer step, for batch means
 
@@ -145,6 +146,7 @@ def build_group_tensors(
         is_sample_GR=where(lambda r: r.role is Role.SAMPLE),
         is_positive_sample_GR=where(lambda r: r.polarity is Polarity.POSITIVE),
         is_negative_sample_GR=where(lambda r: r.polarity is Polarity.NEGATIVE),
+        is_carried_GR=where(lambda r: r.carried),
         reward_GR=lay_out(floats(map(source.of, responses_N)), float("nan")),
         batch_rewards=tuple(tuple(map(source.of, card.responses)) for card in batch),
     )

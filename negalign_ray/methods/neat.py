@@ -32,8 +32,8 @@ def loss(groups: GroupTensors, config: NEATConfig) -> LossOutput:
         ranked_pairs_frac              share of pairs that the policy ranks as the rewards do
         active_negative_pairs_frac     of the pairs whose worse side is a human negative or was asked for under a bad
                                        instruction, the violated ones; at 0 negatives teach nothing and this is SFT
-        negative_prompt_agreement_frac of the pairs (bad instruction, good instruction), those where the bad one's
-                                       answer has the lower reward
+        negative_prompt_agreement_frac of this round's pairs (bad instruction, good instruction), those where the bad
+                                       one's answer has the lower reward
     """
     scored_GR = groups.mask_GR & ~groups.reward_GR.isnan()
     nlp_GR = log_ratio(groups.logprobs_GR, groups.logprobs_GR.new_zeros(()), scored_GR) / groups.lengths_GR.clamp(min=1)
@@ -45,7 +45,8 @@ def loss(groups: GroupTensors, config: NEATConfig) -> LossOutput:
     ft_G = -masked_mean(nlp_GR, best_GR)
 
     bad_GR = groups.is_negative_GR | groups.is_negative_sample_GR
-    prompted_GWB = _pairs(groups.is_negative_sample_GR & scored_GR, groups.is_positive_sample_GR & scored_GR)
+    fresh_GR = scored_GR & ~groups.is_carried_GR  # how well instructions work now; older policies wrote the others
+    prompted_GWB = _pairs(groups.is_negative_sample_GR & fresh_GR, groups.is_positive_sample_GR & fresh_GR)
     return LossOutput(
         loss_G=rank_G + config.ft_weight * ft_G,
         metrics_G={

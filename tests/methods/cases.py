@@ -65,6 +65,7 @@ class Row:
     reward: float = math.nan
     polarity: Polarity | None = None
     complement: float = -1.0  # SUM_t log(1 - p(y_t))
+    carried: bool = False
 
 
 def negative(lp: float, *, ref: float = 0.0, reward: float = math.nan) -> Row:
@@ -111,6 +112,7 @@ def tensors(
         is_sample_GR=where(lambda row: row.role is Role.SAMPLE),
         is_positive_sample_GR=where(lambda row: row.polarity is Polarity.POSITIVE),
         is_negative_sample_GR=where(lambda row: row.polarity is Polarity.NEGATIVE),
+        is_carried_GR=where(lambda row: row.carried),
         reward_GR=lay_out([[row.reward for row in group] for group in rows], math.nan, dtype),
         batch_rewards=tuple(tuple(row.reward for row in group) for group in batch or rows),
     )

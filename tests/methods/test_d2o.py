@@ -207,6 +207,7 @@ def expected_gradient(
         is_sample_GR=~is_negative,
         is_positive_sample_GR=torch.zeros_like(is_negative),
         is_negative_sample_GR=torch.zeros_like(is_negative),
+        is_carried_GR=torch.zeros_like(is_negative),
         reward_GR=torch.full_like(lp_GR, float("nan")),
     )
     chance_G = sampler_A.detach().softmax(0)[tuples].prod(-1)  # samples carry no gradient

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -178,6 +179,13 @@ def test_agreement_counts_pairs_of_a_bad_and_a_good_instruction_whose_bad_one_re
     rows = [*good, *bad, negative(-1, reward=-9), sample(-1, reward=9)]
     assert metric("neat", "negative_prompt_agreement_frac", rows) == pytest.approx(4 / 6)
     assert math.isnan(metric("neat", "negative_prompt_agreement_frac", good)), "one kind alone cannot agree"
+
+
+def test_agreement_leaves_answers_of_older_policies_out_as_the_rewards_by_origin_do():
+    now = [asked(Polarity.POSITIVE, reward=1), asked(Polarity.NEGATIVE, reward=0)]
+    earlier = [replace(asked(Polarity.POSITIVE, reward=-5), carried=True)]  # below both of this round's
+    assert metric("neat", "negative_prompt_agreement_frac", [*now, *earlier]) == 1.0
+    assert value("neat", [*now, *earlier], PLAIN) != value("neat", now, PLAIN), "the loss ranks them"
 
 
 def test_metrics_carry_no_gradient():
