@@ -31,6 +31,7 @@ from negalign_ray.evaluation.comparison_table import comparison_csv, comparison_
 from negalign_ray.evaluation.side import Side
 from negalign_ray.methods import method_of
 from negalign_ray.metrics import read_metrics
+from negalign_ray.report.read import CARD
 from negalign_ray.settings.comparison import Comparison, PlannedRun
 from negalign_ray.settings.fingerprint import changes, fingerprint
 
@@ -186,7 +187,8 @@ def _result(run: PlannedRun, folder: Path) -> RunResult:
 
 
 def budget(comparison: Comparison) -> str:
-    """ "30 updates of 6 prompts on MODEL and DATA; answers sampled for a prompt: d2o 2 x 32 tokens, sft none" """
+    """ "30 updates of 6 prompts on MODEL and DATA; answers sampled for a prompt: d2o 2 x 32 tokens, sft none", and the
+    prompts to train on where the methods cannot use the same rows."""
     config = comparison.config
     shares = []
     for run in {run.method: run for run in comparison.runs}.values():
@@ -196,10 +198,19 @@ def budget(comparison: Comparison) -> str:
         text = f"{num} x {sampling.max_new_tokens} tokens at most" if num else "none"
         shares.append(f"{run.method} {text}")
     learners = config.learners
+    usable = _usable_prompts(comparison)
+    prompts = "; prompts to train on: " + ", ".join(f"{name} {num}" for name, num in usable.items())
     return (
         f"{learners.steps} updates of {learners.groups_per_step} prompts on {config.model.path} and "
         f"{Path(config.data.path).name}; answers sampled for a prompt: {', '.join(shares)}"
+        f"{prompts if len(set(usable.values())) > 1 else ''}"
     )
+
+
+def _usable_prompts(comparison: Comparison) -> dict[str, int]:
+    """Of every method with a run that has begun: prompts with all answers that it needs, as its run's card says."""
+    cards = {run.method: _read(run.config.run_dir / CARD) for run in reversed(comparison.runs)}
+    return {name: cards[name]["data"]["num_train"] for name in comparison.methods if cards.get(name)}  # type: ignore[index]
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -49,6 +49,8 @@ def batch_lines(plan: Plan) -> list[str]:
         f"number types: samplers and references {plan.sampler_dtype}, learners compute in {plan.learner_dtype} "
         "with float32 master weights",
     ]
+    if plan.data.left_out:
+        lines.insert(1, f"left out: {plan.data.left_out}")
     if plan.num_samples:
         lines.append(
             f"sampling: {plan.num_samples} answers a prompt, up to {sampling.max_new_tokens} tokens each, under "

@@ -111,7 +111,7 @@ def make_plan(config: Config) -> Plan:
     if config.evaluation.enabled and config.evaluation.judge is not None:
         ChatJudge.load(config.evaluation.judge)
     chat = load_chat(model_path, template=config.model.chat_template)
-    data = load_prompts(config.data, chat, seed=config.run.seed, needs=needed_roles(config))
+    data = load_prompts(config.data, chat, seed=config.run.seed, needs=needed_roles(config), remedy=_remedy(config))
     benign = load_benign(config.data.benign_path, chat, limits=config.data)
     instructions = load_instructions(config.sampling.instructions)
     plan = Plan(
@@ -167,6 +167,17 @@ def _with_absolute_target(head: HeadConfig) -> HeadConfig:
     path = Path(head.target)
     target = str(path.resolve()) if path.exists() else absolute_target(head.target)
     return head.model_copy(update={"target": target})
+
+
+def _remedy(config: Config) -> str:
+    """What makes bad answers alone enough, for a method that can rank own answers too."""
+    needs = method_of(config.method).needs(config.method)
+    if needs.samples != "optional" or config.sampling.num_samples:
+        return ""
+    return (
+        f"Bad answers alone are enough for method.name={config.method.name} with sampling.num_samples of 1 or more "
+        "(it is 0): its own answers are candidates then."
+    )
 
 
 def needed_roles(config: Config) -> frozenset[Role]:

@@ -36,6 +36,15 @@ class LoadedData:
     heldout_report: DataReport | None  # of data.heldout_path
     num_lacking_role: int  # train prompts left out because they lack a needed role
     num_also_heldout: int  # train prompts left out because data.heldout_path has their opening
+    lacking: frozenset[Role] = frozenset()  # needed roles that some prompt of `num_lacking_role` lacks
+
+    @property
+    def left_out(self) -> str | None:
+        """ "12 more prompts lack a good answer (column `chosen`, ...) and are not trained on"; None where none do."""
+        if not self.num_lacking_role:
+            return None
+        roles = " or ".join(f"{ROLE_NAMES[role]} ({COLUMNS[role]})" for role in Role if role in self.lacking)
+        return f"{self.num_lacking_role} more prompts lack {roles} and are not trained on"
 
 
 def load_prompts(
@@ -44,13 +53,14 @@ def load_prompts(
     *,
     seed: int = 0,
     needs: Collection[Role] = frozenset({Role.NEGATIVE}),
+    remedy: str = "",
 ) -> LoadedData:
     """Read `config.path` (and `config.heldout_path`) for a method that needs answers of the roles `needs`.
 
     The split depends on the prompts and the seed only, not on `needs`, so that methods are compared on the same
     held-out prompts. `config.limit` bounds all of it after the split, keeping the proportion: held-out prompts before
     `needs` are looked at, those to train on after; with a heldout_path it bounds train. DataError: broken rows under
-    on_bad_row=refuse, or nothing left to train on.
+    on_bad_row=refuse, or nothing left to train on, with what else would help (`remedy`, a sentence).
     """
     prepared = _prepare_sound(config.path, config=config, chat=chat)
     others = _prepare_sound(config.heldout_path, config=config, chat=chat) if config.heldout_path else None
@@ -73,10 +83,12 @@ def load_prompts(
         heldout_report=make_report(others, chat=chat) if others else None,
         num_lacking_role=len(train) - len(usable_train),
         num_also_heldout=num_also_heldout,
+        lacking=frozenset(role for role in needs if not all(_has(prompt, {role}) for prompt in train)),
     )
     if not data.train:
-        lacking = {role for role in needs if not all(_has(prompt, {role}) for prompt in train)}
-        raise _nothing_left(data, config=config, lacking=lacking)
+        raise _nothing_left(data, config=config, remedy=remedy)
+    if data.left_out:
+        log.warning("%s: %d prompts to train on; %s", config.path, len(data.train), data.left_out)
     return data
 
 
@@ -114,11 +126,11 @@ def _train_limit(config: DataConfig) -> int | None:
     return None if config.limit is None else config.limit - (_heldout_limit(config) or 0)
 
 
-def _nothing_left(data: LoadedData, *, config: DataConfig, lacking: Collection[Role]) -> DataError:
-    roles = " or ".join(f"{name} ({COLUMNS[role]})" for role, name in ROLE_NAMES.items() if role in lacking)
+def _nothing_left(data: LoadedData, *, config: DataConfig, remedy: str) -> DataError:
+    roles = " or ".join(f"{name} ({COLUMNS[role]})" for role, name in ROLE_NAMES.items() if role in data.lacking)
     return DataError(
         f"data.path={config.path!r} leaves no prompt to train on: of {data.report.num_prompts} sound prompts, "
         f"{data.num_lacking_role} lack {roles or 'nothing'}, {data.num_also_heldout} are in data.heldout_path, and "
         f"{len(data.heldout)} are held out (data.heldout_frac={config.heldout_frac}, data.limit={config.limit}). "
-        "Give it more rows, another method, or a smaller held-out share."
+        f"Give it more rows, another method, or a smaller held-out share. {remedy}".rstrip()
     )

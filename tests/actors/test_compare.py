@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 import pytest
 from typer.testing import CliRunner
 
-from negalign_ray.actors.compare import Tools, compare
+from negalign_ray.actors.compare import Tools, budget, compare
 from negalign_ray.actors.evaluator import SIDES_FILE, Evaluation
 from negalign_ray.actors.plan import make_plan
 from negalign_ray.cli import app
@@ -92,6 +92,20 @@ def test_every_run_is_made_once_on_one_cluster_and_kept_by_the_next_call(load, r
     assert again == report
     assert len(runs.names) == 4
     assert runs.num_clusters == 1, "nothing was left to start a cluster for"
+
+
+def test_the_budget_says_how_many_prompts_each_method_can_use_where_that_differs(load, runs):
+    comparison = load()
+    compare(comparison, tools=runs.tools)
+
+    def budget_with(d2o, dpo):
+        for run in comparison.runs:
+            data = {"num_train": d2o if run.method == "d2o" else dpo}
+            (run.config.run_dir / "card.json").write_text(json.dumps({"data": data}))
+        return budget(comparison)
+
+    assert budget_with(120, 80).endswith("; prompts to train on: d2o 120, dpo 80")
+    assert "prompts to train on" not in budget_with(120, 120)
 
 
 def test_a_seed_that_is_added_later_is_all_that_runs(load, runs):

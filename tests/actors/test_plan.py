@@ -40,6 +40,17 @@ def test_the_dry_run_shows_every_role_and_the_batch_arithmetic(toy_config):
     assert "strictly on-policy" in shown
 
 
+def test_prompts_that_the_method_cannot_use_are_counted_and_told(toy_config, tmp_path):
+    rows = [{"prompt": f"q{i}", "response": f"a {i}", "label": "safe" if i % 2 else "unsafe"} for i in range(20)]
+    (tmp_path / "some.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    paths = (f"data.path={tmp_path / 'some.jsonl'}", "data.limit=null", "data.heldout_frac=0")
+    lines = batch_lines(make_plan(toy_config(*paths)))
+    assert lines[1] == (
+        "left out: 10 more prompts lack a bad answer (column `rejected`, or `response` with `label: unsafe`) "
+        "and are not trained on"
+    )
+
+
 def test_the_schedule_is_told_in_words(toy_config):
     plan = make_plan(toy_config("sampling.staleness=2", "sampling.online_from_step=5", "sampling.buffer_groups=8"))
     assert "initial model before step 5, then at most 2 step(s) old" in "\n".join(batch_lines(plan))
@@ -60,7 +71,9 @@ def test_a_method_that_ranks_can_do_without_samples_where_prompts_have_both_kind
     plan = make_plan(toy_config(*ranked, "sampling.num_samples=0", f"data.path={tmp_path / 'pairs.jsonl'}"))
     assert (plan.num_samples, plan.reference_pools, plan.reward.sign) == (0, {}, -1.0)
     assert make_plan(toy_config(*ranked)).num_samples == 3, "with own answers, bad answers are enough"
-    with pytest.raises(DataError, match=r"prompts, 157 lack a good answer .*`chosen`"):
+    with pytest.raises(
+        DataError, match=r"prompts, 157 lack a good answer .*`chosen`.*sampling\.num_samples of 1 or more"
+    ):
         make_plan(toy_config(*ranked, "sampling.num_samples=0"))
 
 

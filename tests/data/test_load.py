@@ -47,13 +47,16 @@ def test_every_method_sees_the_same_held_out_prompts(limit, chat, write_jsonl):
     assert len(d2o.heldout) + len(sft.heldout) == (limit or 40) / 2
 
 
-def test_a_method_that_needs_pairs_gets_prompts_with_both_roles(chat, write_jsonl):
+def test_a_method_that_needs_pairs_gets_prompts_with_both_roles_and_the_others_are_named(chat, write_jsonl, caplog):
     rows = [{"prompt": "both", "response": "a", "label": True}, {"prompt": "both", "response": "b", "label": False}]
     rows += [{"prompt": "one", "response": "b", "label": False}]
     config = DataConfig(path=write_jsonl(rows), heldout_frac=0.0)
     data = load_prompts(config, chat, needs={Role.NEGATIVE, Role.POSITIVE})
     assert texts(data.train) == {"both"}
     assert data.num_lacking_role == 1
+    assert data.left_out.startswith("1 more prompts lack a good answer (column `chosen`, or `response` with")
+    assert data.left_out in caplog.text
+    assert load_prompts(config, chat, needs={Role.NEGATIVE}).left_out is None
 
 
 def test_broken_rows_stop_a_run_unless_told_to_skip_and_count(chat, write_jsonl):
