@@ -70,6 +70,7 @@ class NEATConfig(Section):
     name: Literal["neat"] = "neat"
     reward_head: str = "reward"  # the entry of scorers.heads that ranks the candidates
     ft_weight: NonNegativeFloat = 1.0  # lambda: weight of the language-modelling term [choice]
+    positive_only: bool = False  # NEAT-PP with a file of good instructions of your own; packaged: neat_pp [choice]
     max_candidates: PositiveInt = 8  # M: own answers in a prompt's candidate list; earlier rounds fill it up [choice]
     max_lists: PositiveInt = 20_000  # prompts whose list is kept, 2 kB an answer; the longest unused goes [choice]
 

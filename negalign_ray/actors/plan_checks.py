@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negalign_ray.actors.device_checks import check_devices
-from negalign_ray.config import CheckpointsConfig, Config, CustomConfig
+from negalign_ray.config import CheckpointsConfig, Config, CustomConfig, NEATConfig
 from negalign_ray.data.chat import ChatTokenizer
 from negalign_ray.data.instructions import Instruction
 from negalign_ray.engines.uploads import open_remote
@@ -66,10 +66,18 @@ def check_plan(plan: "Plan") -> None:
 
 def _check_polarities(plan: "Plan") -> None:
     """NEAT ranks what was asked for well against what was asked for badly; without the latter it is RRHF online."""
-    sampling = plan.config.sampling
-    if plan.config.method.name != "neat" or plan.num_samples == 0 or sampling.instructions == "neat_pp":
+    sampling, method = plan.config.sampling, plan.config.method
+    if not isinstance(method, NEATConfig) or plan.num_samples == 0 or sampling.instructions == "neat_pp":
         return
     num = Counter(instruction.polarity for instruction in plan.instructions)
+    if method.positive_only:
+        if set(num) == {Polarity.POSITIVE}:
+            return
+        raise ConfigError(
+            f"method.positive_only=true, but sampling.instructions={sampling.instructions or 'null'} has "
+            f"{num[Polarity.POSITIVE]} with polarity positive, {num[Polarity.NEGATIVE]} negative and {num[None]} "
+            "without; name a file whose entries all have `polarity: positive`, or set sampling.instructions=neat_pp."
+        )
     if num[Polarity.POSITIVE] and num[Polarity.NEGATIVE]:
         return
     raise ConfigError(
@@ -77,7 +85,7 @@ def _check_polarities(plan: "Plan") -> None:
         f"{sampling.instructions or 'null'} has {num[Polarity.POSITIVE]} with polarity positive, "
         f"{num[Polarity.NEGATIVE]} negative and {num[None]} without. Set sampling.instructions=neat, or give the "
         "entries of a file of your own a `polarity`. Without bad instructions on purpose: sampling.instructions="
-        "neat_pp, or method.name=rrhf with your own."
+        "neat_pp, or method.positive_only=true with a file of good ones."
     )
 
 

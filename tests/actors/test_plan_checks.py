@@ -117,9 +117,19 @@ def test_neat_without_instructions_of_both_kinds_is_refused_with_what_they_lack(
         make_plan(toy_config(NEAT, "sampling.instructions=null"))
     good = instructions_file(("Be kind.", "positive"), ("Be brief.", None))
     with pytest.raises(
-        ConfigError, match=r"has 1 with polarity positive, 0 negative and 1 without.*neat_pp, or method"
+        ConfigError, match=r"has 1 with polarity positive, 0 negative and 1 without.*neat_pp, or method\.positive"
     ):
         make_plan(toy_config(NEAT, good))
+
+
+def test_good_instructions_of_ones_own_are_taken_alone_where_that_is_said(toy_config, instructions_file):
+    good = instructions_file(("Be kind.", "positive"), ("Be brief.", "positive"))
+    with pytest.raises(ConfigError, match=r"has 2 with polarity positive, 0 negative"):
+        make_plan(toy_config(NEAT, good))
+    assert len(make_plan(toy_config(NEAT, good, "method.positive_only=true")).instructions) == 2
+    mixed = instructions_file(("Be kind.", "positive"), ("Be rude.", "negative"))
+    with pytest.raises(ConfigError, match=r"positive_only=true, but .* has 1 with polarity positive, 1 negative"):
+        make_plan(toy_config(NEAT, mixed, "method.positive_only=true"))
 
 
 def test_neat_takes_both_kinds_in_any_file_and_neat_pp_takes_good_ones_alone(toy_config, instructions_file):
