@@ -17,7 +17,8 @@ from negalign_ray.rewards.reward_network import RewardNetwork, load_reward_model
 
 @dataclass(frozen=True)
 class RewardModelHead:
-    """The raw logit of one head, whose zero lies between good and bad, or its calibrated probability (0..1)."""
+    """The raw logit of one head, whose zero lies between good and bad, or sigmoid(logit / T): a calibrated probability
+    for a classification head, whose T was fitted on single answers (a pairwise one's was on differences of two)."""
 
     name: str
     network: RewardNetwork
