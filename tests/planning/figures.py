@@ -79,6 +79,7 @@ def make_plan_of(*overrides: str, num_prompts: int = 8) -> Plan:
         sampler_dtype="float32",
         learner_dtype="float32",
         stop_ids=(),
+        chat_template=None,
         data=data,
         benign=(),
         probes=None,
