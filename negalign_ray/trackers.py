@@ -165,6 +165,8 @@ class _Tracker:
         self._rows.put(None)
 
     def wait(self, timeout_s: float) -> None:
+        if self._is_given_up.is_set():  # its thread may hang for ever
+            return
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             self._give_up(f"the run ends, and it still has not taken all rows ({self._rows.qsize()} are waiting)")

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from negalign_ray import cli
 from negalign_ray.data import sources
+from negalign_ray.errors import PlacementError
 from negalign_ray.planning.cluster_spec import parse_cluster
 from negalign_ray.rewards.judge import fit_judge
 from tests.pages import PAGES, ROOT, commands, documented_file, parse, python_blocks
@@ -98,6 +99,7 @@ ONLY_PARSED = {
         "negalign-ray compare plan.yaml --out runs/compare",
         "negalign-ray compare docs/runs/compare_diasafety.yaml",
         "negalign-ray compare docs/runs/compare_diasafety.yaml --out runs/compare",
+        "negalign-ray compare docs/runs/compare_diasafety_gate.yaml --out runs/compare_gate",
     ],
     "a learner on Ray: test_the_command_leaves_a_reward_model_a_report_and_the_rest": [
         "negalign-ray train-reward labelled.jsonl rewards/mine",
@@ -115,6 +117,13 @@ ONLY_PARSED = {
         "negalign-ray diagnose --run runs/diasafety",
     ],
 }
+
+
+# docs/planning.md shows with it how a cluster that is too small is refused.
+TOO_SMALL = (
+    "negalign-ray plan --preset quickstart --set samplers.num=4 --set samplers.cpus=8 --set samplers.gpus=1 "
+    '--cluster "1x(8cpu,64gb) + 1x(8cpu,64gb,1gpu:80gb)"'
+)
 
 
 def bare(line: str) -> str:
@@ -184,7 +193,7 @@ def made(tmp_path_factory, toy_model) -> Path:
     (folder / "hinge.py").write_text(next(b.text for b in python_blocks(ROOT / "docs/python.md") if "METHOD" in b.text))
     for name, sections in {"bench": (), "roles": ("sampler", "learner"), "runs": ("step", "async")}.items():
         (folder / f"{name}.json").write_text(json.dumps(bench_figures(*sections)))
-    for name in ("d2o", "dpo", "quickstart"):
+    for name in ("d2o", "dpo", "mine", "quickstart"):
         run = make_run(folder / "runs" / name)
         (run / "model").symlink_to(toy_model)
         (run / "logs").mkdir()
@@ -215,5 +224,5 @@ def here(made, tmp_path, monkeypatch):
 def test_a_documented_line_runs(line):
     more = ["--dry-run"] if parse(line).command == "train" and "--dry-run" not in line else []
     result = CliRunner().invoke(cli.app, [*shlex.split(line)[1:], *more])
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == (PlacementError.exit_code if line == TOO_SMALL else 0), result.output
     assert result.stdout.strip()

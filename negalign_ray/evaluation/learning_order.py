@@ -92,8 +92,8 @@ def compare(predicted: Mapping[str, Any], rows: Sequence[Row], *, from_zero: boo
         )
     slopes = [margins[name].slope(from_zero=from_zero) for name in names]
     starts = [margins[name].start(from_zero=from_zero) for name in names]
-    half = 0.5 * max(margins[name].final() - start for name, start in zip(names, starts, strict=True))
-    half = half if half > 0 else None
+    largest = max(margins[name].final() - start for name, start in zip(names, starts, strict=True))
+    half = 0.5 * largest if largest > 0 else None
     reached = [
         None if half is None else margins[name].updates_to(start + half)
         for name, start in zip(names, starts, strict=True)
