@@ -183,7 +183,7 @@ def test_agreement_counts_pairs_of_a_bad_and_a_good_instruction_whose_bad_one_re
 
 def test_agreement_leaves_answers_of_older_policies_out_as_the_rewards_by_origin_do():
     now = [asked(Polarity.POSITIVE, reward=1), asked(Polarity.NEGATIVE, reward=0)]
-    earlier = [replace(asked(Polarity.POSITIVE, reward=-5), carried=True)]  # below both of this round's
+    earlier = [replace(asked(Polarity.POSITIVE, reward=-5), carried=True, lp=-0.5)]  # below both, and likelier
     assert metric("neat", "negative_prompt_agreement_frac", [*now, *earlier]) == 1.0
     assert value("neat", [*now, *earlier], PLAIN) != value("neat", now, PLAIN), "the loss ranks them"
 
