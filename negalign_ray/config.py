@@ -382,6 +382,10 @@ class LoRAConfig(Section):
 class LearnersConfig(Resources):
     num: PositiveInt = 1  # ranks of the ZeRO group
     min_num: PositiveInt | None = None  # elastic: start with fewer ranks, down to this, where there is no room for num
+    grow_after_s: PositiveFloat | None = (
+        600.0  # elastic: with fewer ranks than num, start anew with more when there has
+    )
+    # been room for them for so long, and training would take longer still; null = never
     restarts: NonNegativeInt = 0  # how often a run goes on by itself from its newest checkpoint after a rank has died
     steps: PositiveInt = 300  # optimizer steps
     groups_per_step: PositiveInt = 16  # batch number 1: prompts per optimizer step, all ranks together

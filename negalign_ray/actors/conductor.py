@@ -22,7 +22,7 @@ from negalign_ray.actors.prometheus import PrometheusSink
 from negalign_ray.actors.roster import LearnerRoster
 from negalign_ray.actors.saving import read_rollout
 from negalign_ray.actors.sealing import Sealer
-from negalign_ray.actors.status import Status
+from negalign_ray.actors.status import Ending, Status
 from negalign_ray.actors.wiring import make_orders, make_rollout, remembered_contexts
 from negalign_ray.engines.weight_transfer import Meeting, Offer
 from negalign_ray.engines.weights import WeightBundle
@@ -68,6 +68,7 @@ class Conductor:
         self._step = 0
         self._last_metrics: dict[str, float] = {}
         self._phase, self._is_stopping = "starting", False
+        self._starts_anew, self._is_decided = False, False  # whether all ranks end so, and whether one was told
         self._rows: deque[Row] = deque(maxlen=PACE_STEPS + 1)
         self._learners = LearnerRoster(self._fleet.book, record=self._record)
         self._guards = Guards(
@@ -198,16 +199,16 @@ class Conductor:
         if self._loop.fatal is not None:
             raise self._loop.fatal
 
-    async def roll_back(self, num_steps_done: int) -> Path | None:
-        """For every rank, when it is done: the checkpoint that a guard wants it to go back to; None = stay.
-
-        The answer is the same for all of them, so it waits for the last one's report.
-        """
+    async def ending(self, num_steps_done: int) -> Ending:
+        """For every rank, when it is done. The answer is the same for all of them, so it waits for the last report."""
         async with self._stepped:
             await self._stepped.wait_for(lambda: self._step >= num_steps_done)
+        if not self._is_decided:
+            self._is_decided = True
+            self._starts_anew &= not self._is_stopping and num_steps_done < self._config.learners.steps
         firing = next((firing for firing in self._firings if firing.action == "rollback"), None)
         back_to = None if firing is None else await self._sealer.go_back(firing.first_step, firing.reason)
-        return None if back_to is None else back_to.path
+        return Ending(back_to=None if back_to is None else back_to.path, starts_anew=self._starts_anew)
 
     async def outlive_learners(self) -> None:
         """Rank 0 is about to end, and with it the weights that it published: checkpoints under way have read them when
@@ -289,6 +290,11 @@ class Conductor:
         if self._rollout is not None:
             await self._rollout.stop()
 
+    async def start_anew(self) -> None:
+        """The learners end after the step under way, with a checkpoint that more of them can go on from."""
+        self._starts_anew = not self._is_decided
+        await self._loop.stop()
+
     def status(self) -> Status:
         rollout = self._rollout
         guide = rollout.figures[max(rollout.figures)] if rollout and rollout.figures else {}
@@ -308,6 +314,7 @@ class Conductor:
             replicas=self._elastic.numbers if self._elastic else {},
             moves=self._fleet.book.moves,
             num_learners=len(self._learners),
+            starts_anew=self._is_decided and self._starts_anew,
             is_stopping=self._is_stopping,
         )
 

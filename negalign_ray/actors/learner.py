@@ -21,6 +21,7 @@ from torch import Tensor
 from negalign_ray.actors.plan import Plan
 from negalign_ray.actors.processes import open_log, reason_of, thread_environment, typed
 from negalign_ray.actors.saving import LEARNER
+from negalign_ray.actors.status import Ending
 from negalign_ray.config import Config
 from negalign_ray.engines.checkpoints import CheckpointStore
 from negalign_ray.errors import CheckpointError, NegalignError, RoleError, StallError
@@ -131,17 +132,20 @@ def _train_and_export(plan: Plan, conductor: Any, *, rank: int, world_size: int,
     )
     first_step = engine.num_steps_done
     steps_done = loop.run(first_step=first_step)
-    back_to = source.roll_back(steps_done)
-    if back_to is not None:
-        engine.load(back_to / LEARNER)
+    ending = source.ending(steps_done)
+    if ending.back_to is not None:
+        engine.load(ending.back_to / LEARNER)
         _publish(engine, source, steps_done + 1, rank=rank)  # a version never goes back
     elif steps_done < config.learners.steps:  # stopped early
         if steps_done > first_step and not checkpoints.is_due(steps_done):  # else it has one
             checkpoints.write(steps_done)
             if rank == 0:
                 source.seal()
-        _publish(engine, source, steps_done, rank=rank)  # the samplers still need what was learned
-    engine.export(config.run_dir / "model", plan.model_path, chat_template=plan.chat_template, end_ids=plan.stop_ids)
+        if not ending.starts_anew:
+            _publish(engine, source, steps_done, rank=rank)  # the samplers still need what was learned
+    if not ending.starts_anew:
+        model = config.run_dir / "model"
+        engine.export(model, plan.model_path, chat_template=plan.chat_template, end_ids=plan.stop_ids)
     source.finish()
 
 
@@ -245,10 +249,10 @@ class ConductorSource:
         """Rank 0, when all ranks have written their part of a stopped run's checkpoint."""
         self._get(self._conductor.seal.remote(), self._deadlines.checkpoint_s + 60, "checkpoint_s")
 
-    def roll_back(self, num_steps_done: int) -> Path | None:
-        """The checkpoint that a guard wants the learners to go back to, the same for every rank."""
+    def ending(self, num_steps_done: int) -> Ending:
+        """How this rank is to end, the same for all of them."""
         return self._get(
-            self._conductor.roll_back.remote(num_steps_done), self._deadlines.checkpoint_s + 60, "checkpoint_s"
+            self._conductor.ending.remote(num_steps_done), self._deadlines.checkpoint_s + 60, "checkpoint_s"
         )
 
     def _raise_failed_publish(self) -> None:

@@ -1,6 +1,7 @@
 """A run whose learner died goes on by itself: from its newest checkpoint, with as many ranks as there is room for.
 
     attempt --a learner, or its groups, lost--> newest intact checkpoint --> attempt, `learners.restarts` times at most
+       +------room for more ranks (growth.py)--------------^
 
 The whole run is brought back to the checkpoint, as `train --resume` does it: the policy, the conductor's books and the
 samplers' weights belong together. Ray Train could restart the group alone, which would leave the others ahead of it.
@@ -20,7 +21,8 @@ from negalign_ray.actors.resume import find_checkpoint, rewind
 from negalign_ray.errors import CheckpointError, ConfigError, DiedError, LostObjectError
 
 log = logging.getLogger(__name__)
-Attempt = Callable[[Plan, Path | None], dict[str, Any]]  # plan, checkpoint to go on from -> summary
+# Plan, checkpoint to go on from -> summary; None = start anew from the newest checkpoint.
+Attempt = Callable[[Plan, Path | None], dict[str, Any] | None]
 
 
 def with_restarts(
@@ -31,7 +33,12 @@ def with_restarts(
     left = plan.config.learners.restarts
     while True:
         try:
-            return attempt(plan, resume_from)
+            summary = attempt(plan, resume_from)
+            if summary is not None:
+                return summary
+            if is_unwanted():  # while the learners ended for the new start
+                raise KeyboardInterrupt
+            resumption = find_checkpoint(plan.config.run_dir)
         except (DiedError, LostObjectError) as error:
             if (isinstance(error, DiedError) and error.role != "learner") or left == 0 or is_unwanted():
                 raise
@@ -42,8 +49,8 @@ def with_restarts(
                 raise error from None
             left -= 1
             log.warning("%s; going on from step %d, %d restart(s) left", error, resumption.checkpoint.step, left)
-            rewind(resumption)
-            plan, resume_from = replace(plan, config=resumption.config), resumption.checkpoint.path
+        rewind(resumption)
+        plan, resume_from = replace(plan, config=resumption.config), resumption.checkpoint.path
 
 
 def with_learners_that_fit(

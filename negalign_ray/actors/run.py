@@ -22,6 +22,7 @@ from negalign_ray.actors.conductor import Status
 from negalign_ray.actors.dry_run import describe
 from negalign_ray.actors.evaluator import SIDES_FILE, Evaluation
 from negalign_ray.actors.failures import explained, learner_failure, sigterm_interrupts
+from negalign_ray.actors.growth import Growth
 from negalign_ray.actors.host_memory import require_memory_here
 from negalign_ray.actors.learner import make_trainer
 from negalign_ray.actors.locate import namespace_of, require_idle
@@ -84,10 +85,11 @@ def _carry_through(
 
     is_ending = threading.Event()
 
-    def attempt(plan: Plan, resume_from: Path | None) -> dict[str, Any]:
-        plan = with_learners_that_fit(plan)
-        with cluster(plan):
-            return _Run(plan, on_status, base_cache, resume_from, is_ending).execute()
+    def attempt(plan: Plan, resume_from: Path | None) -> dict[str, Any] | None:
+        fitting = with_learners_that_fit(plan)
+        growth = Growth(fitting, wanted=plan.config.learners.num)
+        with cluster(fitting):
+            return _Run(fitting, on_status, base_cache, resume_from, is_ending, growth).execute()
 
     with shared_cluster(namespace_of(plan.config.run.name)), announced(plan.config.run_dir), sigterm_interrupts():
         summary = with_restarts(plan, attempt, resume_from=resume_from, is_unwanted=is_ending.is_set)
@@ -126,9 +128,11 @@ class _Run:
         base_cache: Path | None,
         resume_from: Path | None,
         is_ending: threading.Event,
+        growth: Growth,
     ) -> None:
         """`is_ending` is set when nothing more is to be trained: somebody wants the run to end early, here or not,
         a guard does, or the learners are done."""
+        self._growth = growth
         self._plan, self._config, self._on_status = plan, plan.config, on_status
         self._resume_from, self._is_ending = resume_from, is_ending
         base_cache = base_cache or plan.config.run_dir / BASE_FOLDER
@@ -145,7 +149,8 @@ class _Run:
         self._trainer: Background | None = None
         self._events = EventLog(plan.config.run_dir, earlier_s=time_so_far(plan.config.run_dir))
 
-    def execute(self) -> dict[str, Any]:
+    def execute(self) -> dict[str, Any] | None:
+        """The summary; None = it has sealed a checkpoint, to start anew from it with more learners."""
         self._on_status("starting", None)
         self._conductor = start_conductor(self._plan, self._resume_from)
         try:
@@ -155,13 +160,14 @@ class _Run:
             ready_s = 3 * deadlines.start_s + deadlines.place_s
             wait_until_ready({"conductor-0": self._conductor.ready.remote()}, deadline_s=ready_s)
             summary = self._evaluate_train_evaluate()
-            summary["failed_uploads"] = self._finish_uploads()
+            failed_uploads = self._finish_uploads()
         except BaseException as error:
             ends = ", ".join(f"{number} {name}" for name, number in self._close(failed=True).items())
             reason = f"{type(error).__name__}: {error}; orders: {ends or 'unknown'}"
             self._events.record(Event(EventKind.FAILED, reason))
             raise
-        return summary | {"orders": self._close()}
+        orders = self._close()
+        return None if summary is None else summary | {"failed_uploads": failed_uploads, "orders": orders}
 
     def _tell(self, phase: str, status: Status | None) -> None:
         """Whoever watches here, and through the conductor those who ask from elsewhere."""
@@ -187,7 +193,7 @@ class _Run:
                 self._trainer.wait(CLOSE_S)
             await_end(self._config.run.name)
 
-    def _evaluate_train_evaluate(self) -> dict[str, Any]:
+    def _evaluate_train_evaluate(self) -> dict[str, Any] | None:
         before = None
         if self._evaluation:
             self._tell("evaluating before", None)
@@ -197,8 +203,11 @@ class _Run:
         self._call("start", deadline_s=deadlines.weights_s + deadlines.replace_s + deadlines.reference_s)
         assert self._trainer is not None
         self._watch(self._trainer)
-        self._is_ending.set()
         status = self._status()
+        if status.is_stopping or not status.starts_anew:
+            self._is_ending.set()
+        if status.starts_anew:
+            return None
         model_path = self._config.run_dir / "model"
         summary: dict[str, Any] = {}
         if self._evaluation and before:
@@ -233,6 +242,8 @@ class _Run:
                     self._is_ending.set()
                 self._tell("stopping" if self._is_ending.is_set() else "training", status)
                 self._require_learners(status, waited_s=time.monotonic() - started_s)
+                if not self._is_ending.is_set() and (num := self._growth.look(status.step)):
+                    self._start_anew(num, status)
                 still_s = watchdog.look(status.moves)
                 if still_s is not None:
                     setting = f"deadlines.stall_s={self._config.deadlines.stall_s:g} s"
@@ -249,6 +260,14 @@ class _Run:
             raise learner_failure(trainer.error, status.fatal) from trainer.error
         if status.fatal is not None:
             raise status.fatal
+
+    def _start_anew(self, num: int, status: Status) -> None:
+        learners = self._config.learners
+        reason = f"learners: {learners.num} -> {num} (there has been room for {learners.grow_after_s:g} s)"
+        event = Event(EventKind.SCALE, reason, "learner", step=status.step, weight_version=status.sampler_version)
+        self._events.record(event)
+        log.info("%s; the run starts anew after the step under way", reason)
+        self._call("start_anew")
 
     def _require_learners(self, status: Status, *, waited_s: float) -> None:
         deadline_s = self._config.deadlines.start_s

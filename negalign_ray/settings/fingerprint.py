@@ -41,6 +41,7 @@ HARMLESS_ON_RESUME: Sections = WITHOUT_EFFECT | {
             *_PLACE,
             "num",
             "min_num",
+            "grow_after_s",
             "restarts",
             "zero_stage",
             "micro_batch_tokens",

@@ -24,14 +24,14 @@ class FakePlan:
 
 
 class Attempts:
-    """Each ends as it is told: with an error, or a summary."""
+    """Each ends as it is told: with an error, a summary, or None."""
 
-    def __init__(self, *ends: Exception | dict) -> None:
+    def __init__(self, *ends: Exception | dict | None) -> None:
         self._ends = list(ends)
         self.began_with: list[str | None] = []
         self.configs: list[Config] = []
 
-    def __call__(self, plan: FakePlan, resume_from: Path | None) -> dict:
+    def __call__(self, plan: FakePlan, resume_from: Path | None) -> dict | None:
         self.began_with.append(resume_from and resume_from.name)
         self.configs.append(plan.config)
         end = self._ends.pop(0)
@@ -82,6 +82,19 @@ def test_a_run_that_was_to_end_is_not_restarted(run):  # noqa: F811
     with pytest.raises(DiedError, match="has died"):
         with_restarts(plan_of(run, 3), attempts, is_unwanted=lambda: True)
     assert len(attempts.began_with) == 1
+
+
+def test_one_that_ended_for_more_ranks_goes_on_from_its_checkpoint_and_costs_no_restart(run):  # noqa: F811
+    attempts = Attempts(None, None, {"steps": 20})
+    assert with_restarts(plan_of(run, 0), attempts) == {"steps": 20}
+    assert attempts.began_with == [None, "step-00000010", "step-00000010"]
+
+
+def test_one_that_ended_for_more_ranks_and_was_then_to_end_altogether_is_interrupted(run):  # noqa: F811
+    attempts = Attempts(None)
+    with pytest.raises(KeyboardInterrupt):
+        with_restarts(plan_of(run, 3), attempts, is_unwanted=lambda: True)
+    assert attempts.began_with == [None]
 
 
 @pytest.mark.parametrize(
