@@ -5,14 +5,16 @@
     python scripts/bench_conductor_in_ray.py --profile conductor.prof      # where its event loop spends its time
 
 The real `Conductor` with Ray's calls and object references, its reports, metrics and events. Samplers, a scorer and a
-reference are actors that answer at once with small groups; the learner pulls, fetches, reports and publishes. All of
-them share this machine, so groups per second of the clock are a bound from below; what the conductor itself is able to
-do are groups per second that its busiest thread computes.
+reference are actors that answer at once; the learner pulls, fetches, reports and publishes. All that the conductor sees
+of a group is its card, so a group here is a card and as many bytes as a real one takes: to make real ones, and to read
+them, is the work of machines that this one has to stand in for. All share its cores still, so groups per second of the
+clock are a bound from below.
 """
 
 import argparse
 import cProfile
 import json
+import pickle
 import tempfile
 import time
 from collections.abc import Sequence
@@ -33,35 +35,66 @@ from negalign_ray.actors.processes import conductor_name
 from negalign_ray.actors.sampler import answer_orders
 from negalign_ray.config import Config
 from negalign_ray.loops.roles import StepReport
-from negalign_ray.records import Generation, Group, Order, SampleRequest, SamplingSpec, WeightReceipt
+from negalign_ray.records import (
+    Generation,
+    GroupCard,
+    Order,
+    ResponseCard,
+    Role,
+    SampleRequest,
+    SamplingSpec,
+    WeightReceipt,
+)
 from negalign_ray.settings import load_config
 
 ANSWER_TOKENS = 32
 SPEC = SamplingSpec(max_new_tokens=ANSWER_TOKENS)
 ROLE = {"num_cpus": 0, "max_concurrency": 1}
+InstantGroup = tuple[GroupCard, bytes]
 
 
 class InstantEngine:
     """Writes answers that differ, and nothing else."""
 
     def generate(self, requests: Sequence[SampleRequest], spec: SamplingSpec) -> list[Generation]:
-        logprobs = (-1.0,) * spec.max_new_tokens
+        logprobs = tuple(-1.0 - 0.001 * position for position in range(spec.max_new_tokens))
         answers = (tuple(range(number, number + spec.max_new_tokens)) for number, _ in enumerate(requests))
         return [Generation(token_ids, logprobs, "stop", "an answer of some words") for token_ids in answers]
+
+
+def rest_of_group(order: Order) -> bytes:
+    """As many bytes as a real group of this order takes beside its card."""
+    engine: Any = InstantEngine()
+    [group], _ = answer_orders(engine, [order], [None], spec=SPEC, version=0, max_candidates=0)
+    return bytes(max(0, len(pickle.dumps(group, protocol=5)) - len(pickle.dumps(group.card(), protocol=5))))
+
+
+def card_of(order: Order, *, version: int) -> GroupCard:
+    openings = ((number, number + 1, number + 2) for number, _ in enumerate(order.requests))
+    samples = (ResponseCard(Role.SAMPLE, ANSWER_TOKENS, stopped=True, opening=opening) for opening in openings)
+    humans = (ResponseCard.of(response) for response in order.prompt.responses)
+    return GroupCard(order.order_id, version, 100, (*humans, *samples), order.prompt.prompt_id)
+
+
+def with_rewards(card: GroupCard) -> GroupCard:
+    """All answers are alike to the scorer."""
+    return replace(card, responses=tuple(replace(each, rewards={"toxicity": 0.5}) for each in card.responses))
 
 
 @ray.remote
 class InstantSampler:
     def __init__(self, rank: int) -> None:
         self._rank, self._version = rank, 0
+        self._rest: bytes | None = None
 
     def ready(self) -> int:
         return 0
 
-    def sample(self, orders: Sequence[Order], *earlier: Group | None) -> tuple:
-        engine: Any = InstantEngine()
-        groups, num_tokens = answer_orders(engine, orders, earlier, spec=SPEC, version=self._version, max_candidates=0)
-        return ([group.card() for group in groups], 0.0, num_tokens), *groups
+    def sample(self, orders: Sequence[Order], *earlier: None) -> tuple:
+        self._rest = self._rest or rest_of_group(orders[0])
+        cards = [card_of(order, version=self._version) for order in orders]
+        num_tokens = sum(len(order.requests) for order in orders) * ANSWER_TOKENS
+        return (cards, 0.0, num_tokens), *((card, self._rest) for card in cards)
 
     def load_weights(self, version: int) -> WeightReceipt:
         self._version = version
@@ -70,25 +103,17 @@ class InstantSampler:
 
 @ray.remote
 class InstantRole:
-    """A scorer that finds every answer alike, and a reference."""
+    """A scorer and a reference."""
 
     def ready(self) -> bool:
         return True
 
-    def score(self, *groups: Group) -> tuple:
-        scored = [
-            replace(group, responses=tuple(replace(each, rewards={"toxicity": 0.5}) for each in group.responses))
-            for group in groups
-        ]
-        return ([group.card() for group in scored], 0.0, 0), *scored
+    def score(self, *groups: InstantGroup) -> tuple:
+        cards = [with_rewards(card) for card, _ in groups]
+        return (cards, 0.0, 0), *((card, rest) for card, (_, rest) in zip(cards, groups, strict=True))
 
-    def price(self, *groups: Group, version: int = 0) -> tuple:
-        prices = {"rpos": -10.0, "rneg": -10.0}
-        priced = [
-            replace(group, responses=tuple(replace(each, ref_logprobs=prices) for each in group.responses))
-            for group in groups
-        ]
-        return ([group.card() for group in priced], 0.0, 0), *priced
+    def price(self, *groups: InstantGroup, version: int = 0) -> tuple:
+        return ([card for card, _ in groups], 0.0, 0), *groups
 
 
 def make_instant_sampler(plan: Plan, rank: int, **options: Any) -> Any:

@@ -33,6 +33,7 @@ from tests.faults.harness import (
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(600)]
 LONG_RUN = ("learners.steps=500", "guards.enabled=false", "checkpoints.every=1")
+TWENTY_STEPS = ("learners.steps=20", "guards.enabled=false", "checkpoints.every=1")
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def go_on(config: Config) -> tuple[Config, dict]:
 def test_a_driver_that_is_killed_leaves_nothing_of_its_run_on_a_shared_cluster(
     toy_config, ray_cluster, launch, report, engine
 ):
-    config = toy_config("learners.num=2", "learners.steps=20", "checkpoints.every=1", f"samplers.engine={engine}")
+    config = toy_config(*TWENTY_STEPS, "learners.num=2", f"samplers.engine={engine}")
     address = ray.get_runtime_context().gcs_address
     driver = launch(config, address=address)
     wait_for_rows(config, 3, driver)
@@ -107,7 +108,7 @@ def test_a_driver_that_is_killed_leaves_nothing_of_its_run_on_a_shared_cluster(
 def test_a_driver_that_is_killed_and_its_run_resumed_ends_with_the_weights_of_an_undisturbed_run(
     toy_config, ray_cluster, launch, tmp_path
 ):
-    settings = ("learners.steps=12", "checkpoints.every=1")
+    settings = ("learners.steps=12", "checkpoints.every=1", "guards.enabled=false")
     straight = toy_config(*settings, name="straight")
     train(straight)
     config = toy_config(*settings)
