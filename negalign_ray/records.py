@@ -199,21 +199,6 @@ class GroupCard(Record):
         return len(self.fresh_samples)
 
     @property
-    def sample_lengths(self) -> tuple[int, ...]:
-        """Tokens of the fresh samples."""
-        return tuple(card.num_tokens for card in self.fresh_samples)
-
-    @property
-    def sample_openings(self) -> tuple[TokenIds, ...]:
-        """First tokens of the fresh samples."""
-        return tuple(card.opening for card in self.fresh_samples)
-
-    @property
-    def num_stopped(self) -> int:
-        """Fresh samples that ended by themselves."""
-        return sum(card.stopped for card in self.fresh_samples)
-
-    @property
     def rewards(self) -> dict[tuple[str, str], float]:
         """(head, origin) -> mean over the group's responses of that origin, carried ones (older policies') left out."""
         scores: dict[tuple[str, str], list[float]] = {}

@@ -116,11 +116,13 @@ class RayFleet:
     # -- Fleet -------------------------------------------------------------------------------------------------
 
     async def sample(self, rank: int, orders: Sequence[Order]) -> StageResult:
-        # As arguments of their own, earlier groups arrive by value: this process stays the one owner of every group.
-        earlier = [order.earlier.ref if order.earlier else None for order in orders]
-        bare = [replace(order, earlier=None) for order in orders]
+        earlier: list[Any] = []  # where there are any
+        if any(order.earlier for order in orders):
+            # As arguments of their own they arrive by value: this process stays the one owner of every group.
+            earlier = [order.earlier.ref if order.earlier else None for order in orders]
+            orders = [replace(order, earlier=None) for order in orders]
         call = self._samplers.actors[rank].sample.options(num_returns=len(orders) + 1)
-        head, *groups = call.remote(bare, *earlier)
+        head, *groups = call.remote(orders, *earlier)
         return _as_result(await self._within("sample_s", head, "sampler", rank), groups)
 
     async def hold(self, groups: Sequence[Group]) -> StageResult:

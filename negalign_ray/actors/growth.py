@@ -13,7 +13,7 @@ from negalign_ray.actors.cluster import free_nodes, placements
 from negalign_ray.actors.packing import Node, seat
 from negalign_ray.actors.plan import Plan
 
-LOOK_EVERY_S = 5.0
+LOOK_EVERY_S = 2.0
 
 
 class Growth:

@@ -74,7 +74,8 @@ class Sampler:
     def sample(self, orders: Sequence[Order], *earlier: Group | None) -> tuple:
         """(cards, busy seconds, tokens written) and then one group per order, each an object of its own.
 
-        `earlier` holds, order by order, the group whose newest answers stay candidates (see loops/candidates.py).
+        `earlier` holds, order by order, the group whose newest answers stay candidates (see loops/candidates.py); none
+        at all where no order has one.
         """
         started = time.perf_counter()
         groups, num_tokens = answer_orders(

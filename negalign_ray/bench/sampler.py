@@ -112,7 +112,8 @@ def _ours(plan: Plan, sampler: Any, orders: Sequence[Order]) -> _Timed:
     deadline_s = plan.config.deadlines.sample_s
     cards, _, _ = ray.get(head, timeout=deadline_s)
     ray.wait(groups, num_returns=len(groups), timeout=deadline_s)
-    return _Timed(sum(sum(card.sample_lengths) for card in cards), time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return _Timed(sum(sample.num_tokens for card in cards for sample in card.fresh_samples), seconds)
 
 
 def _bare(plan: Plan, bare: Any, orders: Sequence[Order]) -> _Timed:

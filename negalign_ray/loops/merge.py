@@ -57,13 +57,12 @@ def merge_ranks(reports: Sequence[StepReport]) -> dict[str, float]:
 def _sampler_rows(batch: Batch, rollout: Rollout) -> dict[str, float]:
     step, clock = batch.step, rollout.clock
     row: dict[str, float] = {"sampler/version": rollout.sampler_version, "sampler/num": len(rollout.crew.ranks)}
-    lengths = [length for handle in batch.handles for length in handle.card.sample_lengths]
+    fresh = [card for handle in batch.handles for card in handle.card.fresh_samples]
     busy_s = clock.total_s(step, "sample")
-    if lengths:
-        row["sampler/length_tokens"] = sum(lengths) / len(lengths)
-        openings = [opening for handle in batch.handles for opening in handle.card.sample_openings]
-        row["sampler/distinct_openings_frac"] = len(set(openings)) / len(openings)
-        row["sampler/stop_frac"] = sum(handle.card.num_stopped for handle in batch.handles) / len(lengths)
+    if fresh:
+        row["sampler/length_tokens"] = sum(card.num_tokens for card in fresh) / len(fresh)
+        row["sampler/distinct_openings_frac"] = len({card.opening for card in fresh}) / len(fresh)
+        row["sampler/stop_frac"] = sum(card.stopped for card in fresh) / len(fresh)
         versions = [h.card.weight_version for h in batch.handles if h.card.weight_version is not None]
         row["sampler/staleness_steps"] = step - sum(versions) / len(versions)
     if busy_s:

@@ -59,8 +59,9 @@ def test_the_least_that_there_was_room_for_counts(plan):
 
 
 def test_shortly_before_the_end_the_group_stays_as_it_is(plan):
-    """A step takes 5 s: 12 steps are 60 s."""
-    steps = [step + 1000 - 12 - len(LONG) for step in LONG]
+    """A step takes as long as a look: so many of them are left when the patience has passed, one more than it takes."""
+    left = len(LONG)
+    steps = [1000 - left - LONG[-1] + look for look in LONG]
     assert World(plan, free=1.6).looks(*steps)[-1] == 4
     assert World(plan, free=1.6).looks(*(step + 1 for step in steps))[-1] is None
 
@@ -84,6 +85,6 @@ def test_a_full_group_and_one_that_may_not_grow_ask_nobody(plan):
 
 def test_free_nodes_are_looked_at_every_few_seconds_only(plan):
     asked = []
-    growth = Growth(plan, wanted=4, free=lambda: asked.append(1) or [], clock=iter([10.0, 11.0, 14.9, 15.0]).__next__)
+    growth = Growth(plan, wanted=4, free=lambda: asked.append(1) or [], clock=iter([10.0, 11.0, 11.9, 12.0]).__next__)
     assert [growth.look(step) for step in range(4)] == [None] * 4
     assert len(asked) == 2

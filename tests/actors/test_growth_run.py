@@ -12,7 +12,7 @@ from negalign_ray.events import EventKind, read_events
 from tests.actors.conftest import read_rows
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
-STEPS = 60
+STEPS = 120
 
 
 def test_a_group_grows_when_others_make_room_and_learns_what_a_full_one_learns(toy_config):

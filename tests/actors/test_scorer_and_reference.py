@@ -69,7 +69,7 @@ def test_a_carried_response_keeps_its_scores_and_one_that_lacks_a_head_is_scored
 def test_the_gate_drops_samples_above_its_bound_and_never_human_responses(make_scorer):
     cards, _, scored = score(make_scorer(RewardGate(head="words", max_score=6.0)), [make_group()])
     assert [response.role for response in scored[0].responses] == [Role.NEGATIVE, Role.SAMPLE]
-    assert (cards[0].num_samples, cards[0].num_stopped) == (1, 1)
+    assert [sample.stopped for sample in cards[0].fresh_samples] == [True]
 
 
 def test_calls_that_arrive_together_get_their_own_scores_back(make_scorer):

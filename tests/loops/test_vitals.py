@@ -85,5 +85,5 @@ def test_the_followed_log_prob_is_that_of_all_answers_however_many_ranks_share_t
 def test_a_card_keeps_the_opening_of_a_sample_and_of_no_human_answer():
     card = Group(0, PROMPT, (HUMAN, sample(7, 8, 9, 10), sample(5, carried=True))).card()
     assert [response.opening for response in card.responses] == [(), (7, 8, 9), (5,)]
-    assert card.sample_openings == ((7, 8, 9),)
-    assert GroupCard(0, 0, 1, (ResponseCard(Role.NEGATIVE, 1),), prompt_id=0).sample_openings == ()
+    assert [sample.opening for sample in card.fresh_samples] == [(7, 8, 9)]
+    assert GroupCard(0, 0, 1, (ResponseCard(Role.NEGATIVE, 1),), prompt_id=0).fresh_samples == ()
