@@ -9,7 +9,8 @@ pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.usefixtures("ray_c
 CALLS = {"sampler": "sample call", "scorer": "score call", "reference": "reference call"}
 PROCESSES = {"sampler": "sampler-0", "scorer": "scorer-0", "reference": "reference-rpos-0"}
 STEPS = ("learners.steps=6", "guards.enabled=false")  # a busy machine may miss the moment in some of them
-SLOW_REFERENCE = ("references.cache_size=0", "references.micro_batch_tokens=1", "sampling.num_samples=16")
+WITHOUT_HELP = ("references.cache_size=0", "references.micro_batch_tokens=1")
+SLOW_REFERENCE = (*LONG_ANSWERS, *WITHOUT_HELP, "sampling.num_samples=16")  # rows of two answers, one at a time
 EVALUATED = ("evaluation.enabled=true", "evaluation.num_prompts=4", "evaluation.num_benign=2", "learners.steps=2")
 SLOW_HEAD = '[{"name": "words", "kind": "python", "target": "tests.faults.heads:takes_a_second"}]'
 
@@ -77,7 +78,10 @@ def test_a_scorer_or_reference_killed_at_work_is_replaced_and_asked_again(toy_co
         summary = train(config)
     require_sound(config, summary)
     assert [row["role"] for row in events(config, "replace")] == [role]
-    assert summary["orders"] == {"issued": 12, "trained": 12}, "the call was repeated, no group was lost"
+    num_groups = config.learners.steps * config.learners.groups_per_step
+    assert summary["orders"] == {"issued": num_groups, "trained": num_groups}, (
+        "the call was repeated, no group was lost"
+    )
     fault = f"kill -9 of a {role} at work"
     report(fault, ended="goes on", seconds=saboteur.seconds_to_next_step, config=config, summary=summary)
 
