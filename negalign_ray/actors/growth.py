@@ -5,14 +5,18 @@
 What it costs is a start of every role, so it is not done for room that comes and goes, nor shortly before the end.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+
+from ray.exceptions import RayError
 
 from negalign_ray.actors.cluster import free_nodes, placements
 from negalign_ray.actors.packing import Node, seat
 from negalign_ray.actors.plan import Plan
 
+log = logging.getLogger(__name__)
 LOOK_EVERY_S = 2.0
 
 
@@ -53,7 +57,11 @@ class Growth:
         return self._room if has_lasted and self._left_s(step, now) > self._patience_s else None
 
     def _ranks_with_room(self) -> int:
-        nodes = self._free()
+        try:
+            nodes = self._free()
+        except RayError as error:  # a run that trains needs no answer to this
+            log.warning("the nodes' free resources are not known: %s", error)
+            return self._num
         for num in range(self._wanted, self._num, -1):
             if seat([replace(self._rank, num=num - self._num)], nodes).complete:
                 return num

@@ -1,6 +1,7 @@
 """When an elastic group that has fewer ranks than it wants starts anew with more."""
 
 import pytest
+from ray.exceptions import RaySystemError
 
 from negalign_ray.actors.growth import LOOK_EVERY_S, Growth
 from negalign_ray.actors.packing import Node
@@ -81,6 +82,14 @@ def test_a_full_group_and_one_that_may_not_grow_ask_nobody(plan):
     assert Growth(fixed, wanted=4, free=ask).look(5) is None
     with pytest.raises(AssertionError, match="no need to"):
         Growth(plan, wanted=4, free=ask).look(5)
+
+
+def test_a_cluster_that_does_not_answer_costs_nothing_but_a_warning(plan, caplog):
+    def fail() -> list[Node]:
+        raise RaySystemError("the GCS is busy")
+
+    assert Growth(plan, wanted=4, free=fail).look(5) is None
+    assert "the GCS is busy" in caplog.text
 
 
 def test_free_nodes_are_looked_at_every_few_seconds_only(plan):
