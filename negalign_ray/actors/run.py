@@ -128,10 +128,10 @@ class _Run:
         base_cache: Path | None,
         resume_from: Path | None,
         is_ending: threading.Event,
-        growth: Growth,
+        growth: Growth | None = None,
     ) -> None:
         """`is_ending` is set when nothing more is to be trained: somebody wants the run to end early, here or not,
-        a guard does, or the learners are done."""
+        a guard does, or the learners are done. `growth`: None = the group of learners stays as it is."""
         self._growth = growth
         self._plan, self._config, self._on_status = plan, plan.config, on_status
         self._resume_from, self._is_ending = resume_from, is_ending
@@ -242,8 +242,8 @@ class _Run:
                     self._is_ending.set()
                 self._tell("stopping" if self._is_ending.is_set() else "training", status)
                 self._require_learners(status, waited_s=time.monotonic() - started_s)
-                if not self._is_ending.is_set() and (num := self._growth.look(status.step)):
-                    self._start_anew(num, status)
+                if self._growth is not None and not self._is_ending.is_set():
+                    self._grow(self._growth.look(status.step), status)
                 still_s = watchdog.look(status.moves)
                 if still_s is not None:
                     setting = f"deadlines.stall_s={self._config.deadlines.stall_s:g} s"
@@ -261,7 +261,11 @@ class _Run:
         if status.fatal is not None:
             raise status.fatal
 
-    def _start_anew(self, num: int, status: Status) -> None:
+    def _grow(self, num: int | None, status: Status) -> None:
+        """End this attempt after the step under way, to start anew with so many learners; None = go on."""
+        if num is None:
+            return
+        self._growth = None
         learners = self._config.learners
         reason = f"learners: {learners.num} -> {num} (there has been room for {learners.grow_after_s:g} s)"
         event = Event(EventKind.SCALE, reason, "learner", step=status.step, weight_version=status.sampler_version)
