@@ -51,6 +51,9 @@ class Asleep:
     def generate(self) -> None:
         time.sleep(60)
 
+    def activities(self) -> None:
+        """Its turn never comes."""
+
 
 @pytest.mark.real
 @pytest.mark.slow
