@@ -140,6 +140,10 @@ class ConductorOfInstantRoles(Conductor.__ray_metadata__.modified_class):  # typ
         """Objects that this process holds on to, or another one on its behalf."""
         return len(ray._private.worker.global_worker.core_worker.get_all_reference_counts())
 
+    async def num_bytes(self) -> int:
+        """Of small objects, which Ray keeps in the process that owns them."""
+        return ray._private.worker.global_worker.core_worker.get_local_memory_store_bytes_used()
+
     async def begin_profile(self) -> None:
         self._profile.enable()
 
@@ -157,15 +161,16 @@ class Reading:
     thread_s: dict[int, float]
     resident_bytes: int
     num_references: int
+    num_bytes: int
 
     @classmethod
     def of(cls, process: psutil.Process, conductor: Any) -> "Reading":
-        num_references = ray.get(conductor.num_references.remote())
+        num_references, num_bytes = ray.get([conductor.num_references.remote(), conductor.num_bytes.remote()])
         with process.oneshot():
             used = process.cpu_times()
             threads = {each.id: each.user_time + each.system_time for each in process.threads()}
             cpu_s, resident_bytes = used.user + used.system, process.memory_info().rss
-            return cls(time.monotonic(), cpu_s, threads, resident_bytes, num_references)
+            return cls(time.monotonic(), cpu_s, threads, resident_bytes, num_references, num_bytes)
 
     def busiest_thread_s(self, before: "Reading") -> float:
         return max(used - before.thread_s.get(thread, 0.0) for thread, used in self.thread_s.items())
@@ -241,6 +246,7 @@ def measure(options: argparse.Namespace, folder: str) -> dict[str, Any]:
         "steps": options.steps,
         "resident_mib": [round(each.resident_bytes / 2**20, 1) for each in (first, middle, last)],
         "objects_referred_to": [each.num_references for each in (first, middle, last)],
+        "objects_mib": [round(each.num_bytes / 2**20, 1) for each in (first, middle, last)],
         "orders": orders,
     }
 
