@@ -1,6 +1,7 @@
 """Whole runs on the real stack: Ray, DeepSpeed, vLLM, a real scorer and reference; only the model is tiny."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,13 +23,26 @@ def losses(rows: list[dict]) -> list[float]:
     return [row["learner/loss"] for row in rows]
 
 
+def require_complete(run_dir: Path, *, newest_version: int) -> None:
+    """All that a run of three steps leaves, and in its last group who wrote the own answers under what."""
+    groups = read_rows(run_dir / "samples" / "rank-0.jsonl")
+    assert len(groups) == 3 * 4
+    sample = next(response for response in groups[-1]["responses"] if response["role"] == "sample")
+    assert sample["weight_version"] == newest_version
+    assert sample["instruction"]
+    assert set(sample["ref_logprobs"]) == {"rpos", "rneg"}
+    assert list((run_dir / "tensorboard").iterdir())
+    assert (run_dir / "config.yaml").exists()
+
+
 @pytest.fixture(scope="module")
 def runs() -> dict[str, list[dict]]:
     """Metrics of runs that later tests compare with."""
     return {}
 
 
-def test_a_run_learns_and_leaves_a_complete_run_directory(toy_config, runs):
+@pytest.mark.slow
+def test_a_strictly_on_policy_run_learns_and_leaves_a_complete_run_directory(toy_config, runs):
     config = toy_config()
     assert train(config)["steps"] == 3
     rows = read_rows(config.run_dir / "metrics.jsonl")
@@ -36,15 +50,7 @@ def test_a_run_learns_and_leaves_a_complete_run_directory(toy_config, runs):
     assert losses(rows)[2] < losses(rows)[0]
     runs["one of each"] = rows
 
-    run_dir = config.run_dir
-    groups = read_rows(run_dir / "samples" / "rank-0.jsonl")
-    assert len(groups) == 3 * 4
-    sample = next(response for response in groups[-1]["responses"] if response["role"] == "sample")
-    assert sample["weight_version"] == 2
-    assert sample["instruction"]
-    assert set(sample["ref_logprobs"]) == {"rpos", "rneg"}
-    assert list((run_dir / "tensorboard").iterdir())
-    assert (run_dir / "config.yaml").exists()
+    require_complete(config.run_dir, newest_version=2)
     with pytest.raises(ConfigError, match="already holds a run"):
         train(config.model_copy(update={"run": config.run.model_copy(update={"overwrite": False})}))
 
@@ -92,6 +98,9 @@ def test_vllm_samplers_serve_exactly_what_the_learner_learned(toy_config):
     rows = read_rows(config.run_dir / "metrics.jsonl")
     assert [row["sampler/staleness_steps"] for row in rows] == [0.0, 1.0, 1.0]
     assert rows[0]["learner/mismatch_nats"] < 1e-3, "same weights, same tokens, same log-probs"
+    assert losses(rows)[0] == pytest.approx(0.6931, abs=1e-4), "D2O starts at log 2"
+    assert losses(rows)[2] < losses(rows)[0]
+    require_complete(config.run_dir, newest_version=1)
 
     model_path = config.run_dir / "model"
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
