@@ -43,7 +43,6 @@ from negalign_ray.records import Generation, SampleRequest, SamplingSpec
 from negalign_ray.trackers import open_trackers
 
 log = logging.getLogger(__name__)
-HELD_STEPS = 2
 
 
 @ray.remote(num_cpus=0)
@@ -66,9 +65,9 @@ class Conductor:
         self._rollout: Rollout | None = None
         self._elastic: Elastic | None = None
         self._reports: dict[int, list[StepReport]] = {}
-        # Batches that learners had. A rank lets go of one when it gets the next; Ray 2.60 frees a small object only if
-        # the last reference to it is its owner's, which is this process.
-        self._given: deque[Batch] = deque(maxlen=HELD_STEPS)
+        # Of the last step. Learners let go of it when they get the next one; Ray 2.60 frees a small object only if the
+        # last reference to it is its owner's, which is this process.
+        self._held: Batch | None = None
         self._step = 0
         self._last_metrics: dict[str, float] = {}
         self._phase, self._is_stopping = "starting", False
@@ -234,7 +233,7 @@ class Conductor:
     def _finish_step(self, reports: Sequence[StepReport]) -> list[Firing]:
         step = reports[0].step
         batch = Batch(step, self._loop.buffer.take(step))
-        self._given.append(batch)
+        self._held = batch
         self._last_metrics = merge_reports(reports, batch, rollout=self._loop) | self._fleet.sizes
         row = self._metrics.write(step + 1, self._last_metrics)
         self._rows.append(row)

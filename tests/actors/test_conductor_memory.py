@@ -21,6 +21,6 @@ def test_groups_that_learners_had_are_freed():
     told = json.loads(done.stdout)
     assert told["orders"] == {"issued": STEPS * GROUPS, "trained": STEPS * GROUPS}
     first, _, last = told["objects_mib"]
-    assert 0 < last <= 2 * first, "of 30 steps, those of four are there: two under way, two held"
+    assert 0 < last <= 2 * first, "of 30 steps, those of three are there: two under way, one held"
     first, _, last = told["objects_referred_to"]
     assert last <= first
