@@ -10,18 +10,10 @@ from negalign_ray.actors.resume import find_checkpoint
 from negalign_ray.actors.run import resume, train
 from negalign_ray.errors import ConfigError
 from negalign_ray.settings import load_config
-from tests.actors.conftest import TOY, read_rows
+from tests.actors.conftest import TOY, comparable, read_rows
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_cluster")]
 STEPS = 4
-# What the machine decides: seconds, rates, how much of an interrupted wave was priced already, whether weights that no
-# sample of the step waits for have arrived when its row is written, and how far ahead orders have been issued by then.
-AHEAD = ("conductor/orders", "conductor/buffer_groups", "conductor/in_flight_groups")
-NOT_COMPARED = ("_s", "reference/cache_hits_frac", "sampler/version", *AHEAD)
-
-
-def comparable(rows: list[dict]) -> list[dict]:
-    return [{key: value for key, value in row.items() if not key.endswith(NOT_COMPARED)} for row in rows]
 
 
 def weights(config) -> dict[str, torch.Tensor]:

@@ -9,14 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from negalign_ray.actors.run import train
 from negalign_ray.errors import ConfigError, RoleError
-from tests.actors.conftest import read_rows
+from tests.actors.conftest import comparable, read_rows
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_cluster")]
-SECONDS = ("_s", "time_s")  # metrics of time differ between equal runs
-
-
-def without_times(rows: list[dict]) -> list[dict]:
-    return [{key: value for key, value in row.items() if not key.endswith(SECONDS)} for row in rows]
 
 
 def losses(rows: list[dict]) -> list[float]:
@@ -63,7 +58,7 @@ def test_a_strictly_on_policy_run_repeats_exactly(toy_config, engine):
     for config in configs:
         train(config)
     first, second = (read_rows(config.run_dir / "metrics.jsonl") for config in configs)
-    assert without_times(first) == without_times(second)
+    assert comparable(first) == comparable(second)
     assert [row["sampler/staleness_steps"] for row in first] == [0.0, 0.0, 0.0]
     assert losses(first)[2] < losses(first)[0]
 

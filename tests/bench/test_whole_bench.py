@@ -19,9 +19,8 @@ def test_every_section_gives_its_figures(toy_model: Path):
     config = with_settings(Config(), TOY_SETTINGS, {"model": {"path": str(toy_model)}})
     figures = json.loads(json.dumps(bench(config, sizes=TOY_SIZES)))
 
-    assert all(figures[key] > 0 for key in ON_THE_PAGE)
-    assert figures["learner_frac_of_ceiling"] > 0
-    assert figures["orchestration_frac"] < 1
+    assert {key: figures[key] for key in ON_THE_PAGE if figures[key] <= 0}.keys() <= {"orchestration_frac"}
+    assert 0 <= figures["orchestration_frac"] < 1, "0 where learners waited for no longer than the roles worked"
     assert figures["compute_dtype"] in ("float32", "bfloat16")
     assert set(figures["sections"]) == set(SECTIONS)
     sampler, step = figures["sections"]["sampler"], figures["sections"]["step"]
