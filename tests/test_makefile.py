@@ -1,6 +1,5 @@
 """`make` does its own set-up, says what it does, and returns at once when nothing has changed."""
 
-import importlib.util
 import json
 import os
 import re
@@ -11,18 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.scripts import load_script
+
 ROOT = Path(__file__).resolve().parents[1]
 SETUP = ROOT / "scripts" / "setup.py"
 
 
-def load_setup():
-    spec = importlib.util.spec_from_file_location("negalign_setup", SETUP)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-setup = load_setup()
+setup = load_script("setup")
 
 
 def dry_make(*arguments: str) -> str:

@@ -1,11 +1,9 @@
 """scripts/measure_reliability.py turns what the fault tests report into the table of docs/reliability.md."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "measure_reliability.py"
+from tests.scripts import load_script
+
 RESULTS = """<testsuites><testsuite name="pytest">
 <testcase name="test_a"><properties>
   <property name="fault" value="kill -9 of a sampler" /><property name="ended" value="goes on" />
@@ -26,12 +24,7 @@ RESULTS = """<testsuites><testsuite name="pytest">
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("measure_reliability", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("measure_reliability")
 
 
 def results(script, tmp_path, more: str = ""):

@@ -296,7 +296,7 @@ class Conductor:
 
     async def start_anew(self) -> None:
         """The learners end after the step under way, with a checkpoint that more of them can go on from."""
-        self._starts_anew = not self._is_decided
+        self._starts_anew |= not self._is_decided
         await self._loop.stop()
 
     def status(self) -> Status:

@@ -7,25 +7,15 @@ asked for here, in CPU time, so that other work on the machine does not count.
 import argparse
 import asyncio
 import gc
-import importlib.util
 import tracemalloc
-from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench_conductor.py"
+from tests.scripts import load_script
+
 GROUPS_PER_CPU_S = 3500
 NUM_STEPS, GROUPS = 120, 20
 
 
-def load_script():
-    spec = importlib.util.spec_from_file_location("bench_conductor", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-bench = load_script()
+bench = load_script("bench_conductor")
 
 
 def make_rollout():

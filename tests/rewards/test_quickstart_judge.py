@@ -1,6 +1,5 @@
 """The judge that the quickstart reports is made from its own rows alone and tells bad answers from good ones."""
 
-import importlib.util
 import json
 import re
 from collections import Counter
@@ -15,6 +14,7 @@ from negalign_ray.rewards.build import QUICKSTART_FOLDER
 from negalign_ray.rewards.linear import LinearHead, auroc
 from negalign_ray.rewards.sklearn_head import TOXICITY_TARGET
 from negalign_ray.settings import load_config
+from tests.scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "negalign_ray" / "data"
@@ -44,10 +44,7 @@ def judge():
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("fit_judge", ROOT / "scripts" / "fit_quickstart_judge.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("fit_quickstart_judge")
 
 
 def scores(judge, texts):
